@@ -23,6 +23,9 @@ STATUSES = {
     "MethodNotAllowed": (405, "UNIMPLEMENTED"),
     "UnknownRoute": (404, "UNIMPLEMENTED"),
     "UnknownModel": (404, "NOT_FOUND"),
+    "UnknownUpload": (404, "NOT_FOUND"),
+    "VersionExists": (409, "ALREADY_EXISTS"),
+    "ModelInUse": (409, "FAILED_PRECONDITION"),
     "InstanceFailed": (503, "UNAVAILABLE"),
     "Overloaded": (429, "RESOURCE_EXHAUSTED"),
     "DeadlineExceeded": (504, "DEADLINE_EXCEEDED"),
@@ -31,6 +34,7 @@ STATUSES = {
     "InvalidConfig": (400, "FAILED_PRECONDITION"),
     "CodeNotAllowed": (400, "FAILED_PRECONDITION"),
     "MissingDependency": (400, "FAILED_PRECONDITION"),
+    "StoreUnavailable": (503, "UNAVAILABLE"),
     "ServerUnreachable": (502, "UNAVAILABLE"),
     "InternalError": (500, "INTERNAL"),
 }

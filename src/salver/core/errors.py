@@ -10,7 +10,11 @@
     ├── MethodNotAllowed         the URL exists, the HTTP method doesn't fit it
     ├── NotFound
     │   ├── UnknownRoute         no such URL or RPC
-    │   └── UnknownModel         no such model, or no such version of it
+    │   ├── UnknownModel         no such model, or no such version of it
+    │   └── UnknownUpload        no such upload: it was finished, given up or has expired
+    ├── Conflict                 the request doesn't fit what is there
+    │   ├── VersionExists        versions are immutable, and other bytes have this version already
+    │   └── ModelInUse           it can't be deleted while it serves traffic
     ├── ModelUnavailable         the model exists and is not ready: loading, failed to load, or unloaded
     │   └── InstanceFailed       the instance that ran the request died or was ended; others may do better
     ├── Overloaded               a bound was reached; the same request may succeed later
@@ -21,6 +25,7 @@
     │   ├── InvalidConfig        its model.yaml (or the server's settings) can't be understood
     │   ├── CodeNotAllowed       loading would run code from the model, and the operator hasn't allowed that
     │   └── MissingDependency    a package that it needs isn't installed
+    ├── StoreUnavailable         the artifact store or the registry can't be reached
     ├── ServerUnreachable        (clients) the server can't be reached or broke off
     └── InternalError            a fault of Salver's own
 
@@ -78,6 +83,22 @@ class UnknownModel(NotFound):
     """No such model, or no such version of it."""
 
 
+class UnknownUpload(NotFound):
+    """No such upload: it was finished, given up or has expired."""
+
+
+class Conflict(SalverError):
+    """The request doesn't fit what is there."""
+
+
+class VersionExists(Conflict):
+    """Versions are immutable, and this one has other bytes already."""
+
+
+class ModelInUse(Conflict):
+    """A model or version can't be deleted while it serves traffic."""
+
+
 class ModelUnavailable(SalverError):
     """The model exists and is not ready: it is loading, failed to load, or was unloaded."""
 
@@ -120,6 +141,10 @@ class CodeNotAllowed(LoadError):
 
 class MissingDependency(LoadError):
     """A package that the model needs isn't installed."""
+
+
+class StoreUnavailable(SalverError):
+    """The artifact store or the registry can't be reached; the same request may succeed later."""
 
 
 class ServerUnreachable(SalverError):

@@ -42,6 +42,10 @@ STATUSES: dict[type[errors.SalverError], Status] = {
     errors.NotFound: Status.NOT_FOUND,
     errors.UnknownRoute: Status.UNIMPLEMENTED,
     errors.UnknownModel: Status.NOT_FOUND,
+    errors.UnknownUpload: Status.NOT_FOUND,
+    errors.Conflict: Status.FAILED_PRECONDITION,
+    errors.VersionExists: Status.ALREADY_EXISTS,
+    errors.ModelInUse: Status.FAILED_PRECONDITION,
     errors.ModelUnavailable: Status.UNAVAILABLE,
     errors.InstanceFailed: Status.UNAVAILABLE,
     errors.Overloaded: Status.RESOURCE_EXHAUSTED,
@@ -52,6 +56,7 @@ STATUSES: dict[type[errors.SalverError], Status] = {
     errors.InvalidConfig: Status.FAILED_PRECONDITION,
     errors.CodeNotAllowed: Status.FAILED_PRECONDITION,
     errors.MissingDependency: Status.FAILED_PRECONDITION,
+    errors.StoreUnavailable: Status.UNAVAILABLE,
     errors.ServerUnreachable: Status.UNAVAILABLE,
     errors.InternalError: Status.INTERNAL,
 }

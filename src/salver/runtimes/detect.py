@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from salver.core.errors import InvalidArtifact
@@ -19,10 +20,40 @@ _SUFFIXES = {
     ".pickle": "sklearn",
     ".skops": "sklearn",
     ".py": "python",
+    ".keras": "tensorflow",
+    ".ubj": "xgboost",
+    ".xgb": "xgboost",
+    ".lgb": "lightgbm",
+    ".cbm": "catboost",
+    ".xml": "openvino",
+    ".mar": "torchserve",
 }
+_BY_CONTENT = {
+    ".json": (("xgboost", re.compile(rb'\s*\{.{0,200}"learner"', re.DOTALL)),),
+    ".bst": (("lightgbm", re.compile(rb"tree\r?\n")), ("xgboost", re.compile(rb"\{|binf|.{0,200}learner", re.DOTALL))),
+    ".txt": (("lightgbm", re.compile(rb"tree\r?\n")),),
+}
+"""Suffixes that many things have: what the file begins with tells."""
+
+_FOLDERS: tuple[tuple[str, tuple[frozenset[str], ...]], ...] = (
+    ("tensorflow", (frozenset({"saved_model.pb", "saved_model.pbtxt"}),)),
+    ("mlflow", (frozenset({"MLmodel"}),)),
+    (
+        "transformers",
+        (
+            frozenset({"config.json"}),
+            frozenset({"tokenizer.json", "tokenizer_config.json", "vocab.txt"}),
+            frozenset({"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"}),
+        ),
+    ),
+)
+"""Formats that are folders: of each set of names, one is there."""
+
 _FORMATS = (
     "ONNX (.onnx), TorchScript (.pt, .pth, .ts, .torchscript), torch.export (.pt2), "
-    "scikit-learn (.skops, .joblib, .pkl, .pickle), Python (model.py)"
+    "scikit-learn (.skops, .joblib, .pkl, .pickle), Python (model.py), TensorFlow (saved_model.pb, .keras), "
+    "XGBoost (.ubj, .xgb, .json), LightGBM (.lgb, .txt), CatBoost (.cbm), OpenVINO (.xml), MLflow (MLmodel), "
+    "TorchServe (.mar), Hugging Face (config.json, a tokenizer and weights)"
 )
 
 
@@ -30,8 +61,8 @@ def detect(path: Path, runtime: str | None = None) -> tuple[str, Path]:
     """The runtime's name and the artifact, for a model file or for the folder of a version.
 
     Where ``runtime`` is given (model.yaml names one), only its files are looked at; a runtime that isn't one of
-    Salver's own gets the folder. Else, in a folder, ``model.py`` wins over the files beside it (a Python model brings
-    its weights along), and a file named ``model.*`` over others.
+    Salver's own, or whose format is a folder, gets the folder. Else, in a folder, ``model.py`` wins over the files
+    beside it (a Python model brings its weights along), and a file named ``model.*`` over others.
 
     Raises:
         InvalidArtifact: no file here is of a format that a runtime reads, or several are.
@@ -43,8 +74,12 @@ def detect(path: Path, runtime: str | None = None) -> tuple[str, Path]:
     files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
     if runtime is not None and runtime not in _SUFFIXES.values():
         return runtime, path
-    wanted = {suffix for suffix, name in _SUFFIXES.items() if runtime in (None, name)}
-    candidates = [file for file in files if file.suffix.lower() in wanted]
+    names = {file.name for file in files}
+    if "model.py" not in names or runtime is not None:
+        for name, needed in _FOLDERS:
+            if runtime in (None, name) and all(names & any_of for any_of in needed):
+                return name, path
+    candidates = [file for file in files if (found := _runtime_or_none(file)) and runtime in (None, found)]
     for preferred in (
         [file for file in candidates if file.name == "model.py"],
         [file for file in candidates if file.stem == "model"],
@@ -62,8 +97,22 @@ def detect(path: Path, runtime: str | None = None) -> tuple[str, Path]:
     raise InvalidArtifact(f"{path} holds no model file, but {found}; expected one of {_FORMATS}")
 
 
+def _runtime_or_none(file: Path) -> str | None:
+    """The runtime of a file, by its suffix and, where that says too little, by what the file begins with."""
+    suffix = file.suffix.lower()
+    tests = _BY_CONTENT.get(suffix)
+    if tests is None:
+        return _SUFFIXES.get(suffix)
+    try:
+        with file.open("rb") as opened:
+            beginning = opened.read(512)
+    except OSError:
+        return None
+    return next((runtime for runtime, begins in tests if begins.match(beginning)), None)
+
+
 def _runtime_of(file: Path) -> str:
-    runtime = _SUFFIXES.get(file.suffix.lower())
+    runtime = _runtime_or_none(file)
     if runtime is None:
         raise InvalidArtifact(f"{file} is of no format known here; expected one of {_FORMATS}")
     if runtime == "pytorch" and torch_format(file) == "checkpoint":

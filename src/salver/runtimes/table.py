@@ -14,12 +14,31 @@ BUILT_IN = {
     "pytorch": "salver.runtimes.pytorch:PytorchRuntime",
     "sklearn": "salver.runtimes.sklearn:SklearnRuntime",
     "python": "salver.runtimes.python:PythonRuntime",
+    "tensorflow": "salver.runtimes.tensorflow:TensorflowRuntime",
+    "xgboost": "salver.runtimes.xgboost:XgboostRuntime",
+    "lightgbm": "salver.runtimes.lightgbm:LightgbmRuntime",
+    "catboost": "salver.runtimes.catboost:CatboostRuntime",
+    "openvino": "salver.runtimes.openvino:OpenvinoRuntime",
+    "mlflow": "salver.runtimes.mlflow:MlflowRuntime",
+    "transformers": "salver.runtimes.transformers:TransformersRuntime",
+    "torchserve": "salver.runtimes.torchserve:TorchserveRuntime",
 }
 """Name -> module and class. They are imported on first use: a runtime's framework may be slow to import, or missing."""
 
 ENTRY_POINT_GROUP = "salver.runtimes"
 
-_EXTRAS = {"pytorch": ("PyTorch", "torch"), "sklearn": ("scikit-learn", "sklearn")}
+_EXTRAS = {
+    "pytorch": ("PyTorch", "torch"),
+    "sklearn": ("scikit-learn", "sklearn"),
+    "tensorflow": ("TensorFlow", "tensorflow"),
+    "xgboost": ("XGBoost", "xgboost"),
+    "lightgbm": ("LightGBM", "lightgbm"),
+    "catboost": ("CatBoost", "catboost"),
+    "openvino": ("OpenVINO", "openvino"),
+    "mlflow": ("MLflow", "mlflow"),
+    "transformers": ("transformers and PyTorch", "transformers"),
+    "torchserve": ("PyTorch", "torch"),
+}
 
 
 def names() -> list[str]:

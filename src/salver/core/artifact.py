@@ -1,0 +1,98 @@
+"""Artifacts as plain values: which files they have, and the digest that names one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from salver.core.errors import InvalidArtifact
+
+MAX_FILES = 20_000
+"""Files that an artifact may have."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_PATH = 1024
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ArtifactFile:
+    """One file of an artifact.
+
+    Attributes:
+        path: relative, with "/" between its parts.
+        size: in bytes.
+        sha256: of its content, in lower-case hexadecimal digits.
+    """
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All files of an artifact, by path.
+
+    Attributes:
+        files: in order of their paths. Make one with :func:`manifest_of`, which checks them.
+    """
+
+    files: tuple[ArtifactFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the paths, sizes and contents of all files: the same files have the same digest."""
+        lines = [[file.path, file.size, file.sha256] for file in self.files]
+        return hashlib.sha256(json.dumps(lines, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def manifest_of(files: Iterable[ArtifactFile]) -> Manifest:
+    """A manifest of files that may come from anywhere.
+
+    Raises:
+        InvalidArtifact: there are none or too many, a path is unsafe or there twice or is a folder of another one, a
+            size or digest can't be one.
+    """
+    ordered = tuple(sorted(files))
+    if not ordered:
+        raise InvalidArtifact("the artifact has no files")
+    if len(ordered) > MAX_FILES:
+        raise InvalidArtifact(f"the artifact has {len(ordered)} files; {MAX_FILES} are allowed")
+    folders: set[str] = set()
+    paths: set[str] = set()
+    for file in ordered:
+        check_artifact_path(file.path)
+        if file.path in paths:
+            raise InvalidArtifact(f"the artifact has {file.path!r} twice")
+        paths.add(file.path)
+        folders.update(str(parent) for parent in PurePosixPath(file.path).parents)
+        if type(file.size) is not int or file.size < 0:
+            raise InvalidArtifact(f"{file.path!r}: a size is a number of bytes, got {file.size!r}")
+        if _SHA256.fullmatch(file.sha256) is None:
+            raise InvalidArtifact(f"{file.path!r}: a SHA-256 has 64 lower-case hexadecimal digits")
+    if clash := next(iter(paths & folders), None):
+        raise InvalidArtifact(f"the artifact has {clash!r} as a file and as a folder")
+    return Manifest(ordered)
+
+
+def check_artifact_path(path: str) -> str:
+    """The path itself, if a file of an artifact may have it.
+
+    Raises:
+        InvalidArtifact: it is absolute, leads elsewhere, is too long, or has characters that no path should have.
+    """
+    parts = path.split("/")
+    unsafe = any(part in ("", ".", "..") for part in parts) or "\\" in path or not path.isprintable()
+    if unsafe or len(path.encode("utf-8", "surrogatepass")) > _MAX_PATH:
+        shown = repr(path if len(path) <= 80 else path[:77] + "...")
+        raise InvalidArtifact(f"{shown} can't be a path in an artifact: relative, '/' between names, no '.' or '..'")
+    return path

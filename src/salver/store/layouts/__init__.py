@@ -1,0 +1,1 @@
+"""Repositories that were made for other systems, read as they stand."""
