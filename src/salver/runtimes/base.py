@@ -79,11 +79,14 @@ class Runtime(ABC):
         name: what ``runtime:`` in model.yaml calls it.
         extra: the extra that installs its framework, "" where the core has it.
         imported_by_load: modules that only loading a model imports.
+        carries_code: its artifacts bring code of their own by nature: its models run in processes of their own, unless
+            the operator says otherwise.
     """
 
     name: ClassVar[str]
     extra: ClassVar[str] = ""
     imported_by_load: ClassVar[tuple[str, ...]] = ()
+    carries_code: ClassVar[bool] = False
 
     def __init__(self, *, allow_code: bool = False) -> None:
         self.allow_code = allow_code

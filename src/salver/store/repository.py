@@ -11,6 +11,9 @@ PATH takes one of five forms. The first that fits, from the top, is taken:
    own name is a number (``iris/2``), it is that version of the model that its parent folder is.
 5. **A repository**: every subfolder is a model folder.
 
+Model folders, files and repositories that were made for other systems (:mod:`salver.store.layouts`) are read as they
+stand, where there is no ``model.yaml``: each form above can be one of those.
+
 In a model folder, the versions are the subfolders that hold files and whose names can be versions (a number, or letters
 and digits). Where files lie directly in the model folder, and no subfolder is named with a number or by ``versions`` in
 model.yaml, the folder itself is version "1".
@@ -33,6 +36,8 @@ from types import MappingProxyType
 from salver.core.errors import InvalidArtifact, InvalidConfig, InvalidRequest, LoadError
 from salver.core.model import ModelSpec, check_model_name, check_version, version_order
 from salver.store.files import artifact_files, fingerprint, has_files, printable, subfolders
+from salver.store.layouts.foreign import ForeignModel
+from salver.store.layouts.readers import read_model, read_root
 from salver.store.model_config import MODEL_YAML, ModelConfig, read_model_config
 
 _EXPECTED = """\
@@ -51,6 +56,7 @@ class Layout(StrEnum):
     MODEL = "a model folder"
     VERSION = "a version folder"
     REPOSITORY = "a repository"
+    FOREIGN = "a repository of another system"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,7 @@ class ModelEntry:
         error: why the model can't be served, or "".
         problems: what an operator should know though the model can be served.
         config_stamp: size, time and inode of the model.yaml that ``config`` was read from; None without one.
+        aliases: other names of versions, alias -> version.
     """
 
     name: str
@@ -93,6 +100,7 @@ class ModelEntry:
     error: str = ""
     problems: tuple[str, ...] = ()
     config_stamp: tuple[int, int, int] | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +137,8 @@ def scan(path: Path, *, previous: Listing | None = None, may_be_empty: bool = Fa
     known = previous.models if previous else {}
     if layout is Layout.FILE:
         models = [_file_entry(absolute)]
+    elif layout is Layout.FOREIGN:
+        models = [_foreign_entry(model) for model in (read_root(absolute) or {}).values()]
     elif layout is Layout.VERSION:
         models = [_model_entry(absolute.parent, known, only=absolute)]
     elif layout is Layout.MODEL:
@@ -177,6 +187,10 @@ def _layout(path: Path, *, shown: str, may_be_empty: bool) -> Layout:
         raise InvalidArtifact(f"{shown} {missing}. {_EXPECTED}")
     if _yaml_in(path) is not None:
         return Layout.MODEL
+    if read_root(path) is not None:
+        return Layout.FOREIGN
+    if read_model(path) is not None:
+        return Layout.MODEL
     folders = subfolders(path)
     models = [folder for folder in folders if _is_model_folder(folder)]
     if any(_is_number(folder) and folder not in models and has_files(folder) for folder in folders):
@@ -193,9 +207,14 @@ def _layout(path: Path, *, shown: str, may_be_empty: bool) -> Layout:
 def _is_model_folder(folder: Path) -> bool:
     """Whether a folder is recognised as a model's by model.yaml or a numbered version."""
     try:
-        return _yaml_in(folder) is not None or any(_is_number(sub) and has_files(sub) for sub in subfolders(folder))
+        if _yaml_in(folder) is not None or any(_is_number(sub) and has_files(sub) for sub in subfolders(folder)):
+            return True
     except InvalidArtifact:
         return False  # not readable: nothing to recognise it by
+    try:
+        return read_model(folder) is not None
+    except LoadError:
+        return True  # of another system, and broken: that is to be told, not to be overlooked
 
 
 def _is_number(folder: Path) -> bool:
@@ -209,7 +228,28 @@ def _yaml_in(folder: Path) -> Path | None:
     return None
 
 
+def _foreign_entry(model: ForeignModel) -> ModelEntry:
+    """The entry of a model in another system's form."""
+    salt = model.config.model_dump_json(exclude={"versions"}) + model.stamp
+    return ModelEntry(
+        model.name,
+        model.folder,
+        model.config,
+        versions=MappingProxyType(
+            {version: _version_entry(version, model.versions[version], salt) for version in model.wanted}
+        ),
+        found=_sorted(model.versions),
+        problems=model.problems,
+        aliases=model.aliases,
+    )
+
+
 def _file_entry(path: Path) -> ModelEntry:
+    try:
+        if (foreign := read_model(path)) is not None:
+            return _foreign_entry(foreign)
+    except LoadError as error:
+        return ModelEntry(printable(path.stem), path, found=("1",), error=str(error))
     try:
         name = check_model_name(path.stem)
     except InvalidRequest as error:
@@ -225,6 +265,8 @@ def _model_entry(folder: Path, known: Mapping[str, ModelEntry], *, only: Path | 
     found: dict[str, Path] | None = None
     stamp = None
     try:
+        if only is None and _yaml_in(folder) is None and (foreign := read_model(folder)) is not None:
+            return _foreign_entry(foreign)
         check_model_name(name)
         stamp = _stamp(folder)
         before = known.get(name)
