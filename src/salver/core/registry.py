@@ -124,8 +124,31 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """A model and its versions.
+
+    Attributes:
+        name: which.
+        description, owner: what its newest version that has one says.
+        aliases: alias -> version.
+        versions: oldest first (see :func:`salver.core.model.version_order`), without deleted ones.
+        created_at: when its name was first registered, in UTC.
+    """
+
+    name: str
+    description: str = ""
+    owner: str = ""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    versions: tuple[ModelVersion, ...] = ()
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One change: who did what to which model and version, and when (UTC)."""
+    """One change: who did what to which model and version, and when (UTC).
+
+    ``revision`` is the registry's after the change: unique, and in the order of the changes.
+    """
 
     at: datetime
     actor: str
@@ -133,6 +156,7 @@ class AuditEntry:
     name: str
     version: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
