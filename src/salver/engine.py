@@ -47,6 +47,7 @@ class Engine:
         self.repository = repository
         self.in_flight = 0
         self._limit = max_concurrent_requests
+        self._routes = models.routes
 
     async def start(self) -> None:
         """Load the repository's models.
@@ -54,6 +55,7 @@ class Engine:
         Raises:
             LoadError: nothing at all could be loaded.
         """
+        self.models.start()
         await self.repository.start()
 
     async def close(self, timeout: float = 30.0) -> None:
@@ -69,10 +71,15 @@ class Engine:
             priority: the request's, 0 for none; None where it isn't known yet.
 
         Raises:
-            UnknownModel, ModelUnavailable: there is no such version, or it isn't ready.
+            UnknownModel, ModelUnavailable: there is no such version, or it can't be had.
             Overloaded: a bound is reached.
         """
-        loaded = self.models.lookup(model, version)
+        loaded = self._routes.get((model, version))
+        if loaded is None:
+            self.models.admit(model, version)
+            if self.in_flight >= self._limit:
+                raise self._busy()
+            return
         try:
             if self.in_flight >= self._limit:
                 raise self._busy()
@@ -90,9 +97,15 @@ class Engine:
             SalverError: what is wrong with it, or with the model.
         """
         started = perf_counter_ns()
-        loaded = self.models.lookup(request.model, request.version)
+        loaded = self._routes.get((request.model, request.version))
+        if loaded is None:
+            loaded = await self._load_for(request)
+        else:
+            loaded.pins += 1
+        usage = loaded.usage
+        usage.uses += 1
+        usage.last_used_ns = started
         statistics = loaded.statistics
-        loaded.pins += 1
         statistics.in_flight += 1
         self.in_flight += 1
         try:
@@ -158,13 +171,23 @@ class Engine:
         Raises:
             SalverError: what is wrong with the request, or with the model.
         """
-        loaded = self.models.lookup(request.model, request.version)
-        if loaded.model.kind in ("sync", "async"):
-            yield await self.predict(request)
-            return
         started = perf_counter_ns()
+        loaded = self._routes.get((request.model, request.version))
+        if loaded is None:
+            loaded = await self._load_for(request)
+        else:
+            loaded.pins += 1
+        if loaded.model.kind in ("sync", "async"):
+            try:
+                response = await self.predict(request)
+            finally:
+                loaded.unpin()
+            yield response
+            return
+        usage = loaded.usage
+        usage.uses += 1
+        usage.last_used_ns = started
         statistics = loaded.statistics
-        loaded.pins += 1
         statistics.in_flight += 1
         self.in_flight += 1
         try:
@@ -191,6 +214,16 @@ class Engine:
             self.in_flight -= 1
             statistics.in_flight -= 1
             loaded.unpin()
+
+    async def _load_for(self, request: InferenceRequest) -> LoadedVersion:
+        """The version of a request, pinned, which isn't loaded yet. Requests that wait for it count like others."""
+        if self.in_flight >= self._limit:
+            raise self._busy()
+        self.in_flight += 1
+        try:
+            return await self.models.acquire(request.model, request.version, deadline=request.deadline)
+        finally:
+            self.in_flight -= 1
 
     async def _run(
         self, loaded: LoadedVersion, request: InferenceRequest, inputs: dict[str, Array], rows: int

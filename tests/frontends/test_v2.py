@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -83,19 +84,19 @@ async def test_models_are_ready_or_not_or_unknown(api: V2Api) -> None:
 
 
 async def test_metadata(api: V2Api) -> None:
-    assert api.model_metadata("scale") == {
+    assert await api.model_metadata("scale") == {
         "name": "scale",
         "versions": ["1", "2"],
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
         "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 2]}],
     }
-    assert api.model_metadata("scale", "1") == api.model_metadata("scale", "2")
-    assert api.model_metadata("echo")["inputs"] == [{"name": "x", "datatype": "ANY", "shape": [-1]}]
+    assert await api.model_metadata("scale", "1") == await api.model_metadata("scale", "2")
+    assert (await api.model_metadata("echo"))["inputs"] == [{"name": "x", "datatype": "ANY", "shape": [-1]}]
 
 
 async def test_the_config_has_no_batch_dimension(api: V2Api) -> None:
-    config = api.model_config("typed")
+    config = await api.model_config("typed")
     assert config["max_batch_size"] > 0
     assert config["input"] == [
         {"name": "x", "data_type": "TYPE_STRING", "dims": [3], "optional": False, "allow_ragged_batch": False}
@@ -104,7 +105,7 @@ async def test_the_config_has_no_batch_dimension(api: V2Api) -> None:
 
 
 async def test_the_config_of_a_model_without_batches(api: V2Api) -> None:
-    config = api.model_config("echo")
+    config = await api.model_config("echo")
     assert config["max_batch_size"] == 0
     assert config["input"][0]["data_type"] == "TYPE_INVALID"
     # perf_analyzer takes their mere presence for "on".
@@ -112,7 +113,7 @@ async def test_the_config_of_a_model_without_batches(api: V2Api) -> None:
     assert config["model_transaction_policy"] == {"decoupled": False}
     assert config["backend"] == "python"
     assert config["instance_group"] == [{"name": "echo_0", "kind": "KIND_CPU", "count": 1}]
-    assert api.model_config("count")["model_transaction_policy"] == {"decoupled": True}
+    assert (await api.model_config("count"))["model_transaction_policy"] == {"decoupled": True}
 
 
 async def test_statistics(api: V2Api) -> None:
@@ -157,15 +158,19 @@ async def test_statistics_of_all_models(api: V2Api) -> None:
 
 @pytest.mark.parametrize("method", ["signature", "model_metadata", "model_config", "model_statistics"])
 async def test_what_isnt_there_cant_be_asked(api: V2Api, method: str) -> None:
-    ask = getattr(api, method)
+    async def ask(*names: str) -> None:
+        answer = getattr(api, method)(*names)
+        if inspect.isawaitable(answer):
+            await answer
+
     with pytest.raises(UnknownModel, match="Request for unknown model"):
-        ask("none")
+        await ask("none")
     with pytest.raises(UnknownModel, match="Request for unknown model"):
-        ask("scale", "3")
+        await ask("scale", "3")
     with pytest.raises(ModelUnavailable, match="failed to load"):
-        ask("broken")
+        await ask("broken")
     with pytest.raises(ModelUnavailable, match="failed to load"):
-        ask("broken", "1")
+        await ask("broken", "1")
 
 
 async def test_the_index(api: V2Api) -> None:

@@ -134,9 +134,9 @@ async def test_the_root_answers_without_a_redirect(front: Front, path: str) -> N
 
 @pytest.mark.parametrize("prefix", ["/v2/models/scale", "/v2/models/scale/versions/2"])
 async def test_what_models_tell(front: Front, prefix: str) -> None:
-    assert (await front.get(prefix)).json() == front.api.model_metadata("scale")
-    assert (await front.get(prefix + "/")).json() == front.api.model_metadata("scale")
-    assert (await front.get(prefix + "/config")).json() == front.api.model_config("scale")
+    assert (await front.get(prefix)).json() == await front.api.model_metadata("scale")
+    assert (await front.get(prefix + "/")).json() == await front.api.model_metadata("scale")
+    assert (await front.get(prefix + "/config")).json() == await front.api.model_config("scale")
     stats = (await front.get(prefix + "/stats")).json()["model_stats"]
     assert [each["version"] for each in stats] == (["2"] if "versions" in prefix else ["1", "2"])
 
@@ -519,7 +519,7 @@ async def test_an_unexpected_exception_tells_the_client_nothing(
     def broken(*_: object) -> None:
         raise KeyError("a secret of the server")
 
-    monkeypatch.setattr(front.engine.models, "lookup", broken)
+    monkeypatch.setattr(front.engine.models, "find", broken)
     for method, path in (
         ("POST", "/v2/models/scale/infer"),
         ("GET", "/v2/models/scale"),

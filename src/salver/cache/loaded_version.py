@@ -9,7 +9,9 @@ from typing import Any
 
 from salver.batching.executor import Executor
 from salver.batching.scheduler import Scheduler
+from salver.cache.memory_budget import MemoryBudget, Reservation
 from salver.cache.response_cache import ResponseCache
+from salver.cache.usage import Usage
 from salver.core.errors import SalverError
 from salver.core.model import ModelSpec
 from salver.monitoring.statistics import ModelStatistics
@@ -35,24 +37,34 @@ class LoadedVersion:
         statistics: its counters.
         memory_bytes: what it takes.
         close: closes its instances and its model, once nobody holds it.
+        usage: how it is used, for the order of eviction.
+        is_evictable: it may go when others need the room, and be loaded again when it is asked for.
+        budget, reservation, device_budget: the memory that is set aside for it, and on which device.
+        release: called once it is closed: its files may go.
     """
 
     __slots__ = (
         "batch_size_reason",
+        "budget",
         "close",
+        "device_budget",
         "executors",
         "idle",
         "inline",
         "instance",
+        "is_evictable",
         "max_rows",
         "memory_bytes",
         "model",
         "pins",
+        "release",
+        "reservation",
         "responses",
         "scheduler",
         "signature",
         "spec",
         "statistics",
+        "usage",
     )
 
     def __init__(
@@ -83,6 +95,12 @@ class LoadedVersion:
         self.memory_bytes = memory_bytes
         self.batch_size_reason = batch_size_reason
         self.close: Callable[[], Coroutine[Any, Any, None]] = _nothing
+        self.release: Callable[[], None] = _no_files
+        self.usage = Usage(key=(spec.name, spec.version))
+        self.is_evictable = False
+        self.budget: MemoryBudget | None = None
+        self.reservation: Reservation | None = None
+        self.device_budget = ""
         self.pins = 0
         self.idle: asyncio.Event | None = None  # there once the version was replaced or unloaded
 
@@ -122,3 +140,7 @@ class LoadedVersion:
 
 async def _nothing() -> None:
     """Close nothing."""
+
+
+def _no_files() -> None:
+    """Give no files back."""

@@ -24,6 +24,7 @@ class ModelReady:
         memory_bytes: what the runtime says the model takes.
         device: where it lies.
         isolation: where it runs: "inline", "thread" or "process".
+        on_demand: a request, or a hint of requests to come, has asked for it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ModelReady:
     memory_bytes: int
     device: str
     isolation: str
+    on_demand: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,21 @@ class ModelUnloaded:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelEvicted:
+    """A version had to go from memory; the next request for it loads it again.
+
+    Attributes:
+        reason: why.
+        freed_bytes: what it took.
+    """
+
+    name: str
+    version: str
+    reason: str
+    freed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceRestarted:
     """An instance of a version had died, and answers again."""
 
@@ -69,7 +86,9 @@ class ModelCrashed:
     reason: str
 
 
-Event: TypeAlias = ModelLoading | ModelReady | ModelLoadFailed | ModelUnloaded | InstanceRestarted | ModelCrashed
+Event: TypeAlias = (
+    ModelLoading | ModelReady | ModelLoadFailed | ModelUnloaded | ModelEvicted | InstanceRestarted | ModelCrashed
+)
 Emit: TypeAlias = Callable[[Event], None]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from salver.core.errors import InvalidRequest
+from salver.core.registry import Probe
 from salver.core.scheduling import Scheduling
 from salver.core.signature import TensorSpec
 
@@ -50,6 +51,7 @@ class ModelSpec:
             ("process"), or on the loop or threads, as measured ("auto").
         scheduling: queue, batches and instances.
         options: settings of this runtime alone; the runtime validates them.
+        measured: what its probe has found, so that loading needn't measure it again; None where it had none.
     """
 
     name: str
@@ -65,6 +67,7 @@ class ModelSpec:
     isolation: Isolation = "auto"
     scheduling: Scheduling = field(default_factory=Scheduling)
     options: Mapping[str, Any] = field(default_factory=dict)
+    measured: Probe | None = None
 
 
 def check_model_name(name: str) -> str:

@@ -156,7 +156,7 @@ class InferStream:
         self, request: InferenceRequest, turn: asyncio.Event, done: asyncio.Event, *, tells_end: bool
     ) -> None:
         version = request.version
-        streams = self._api.engine.models.lookup(request.model, version).model.kind in ("stream", "async_stream")
+        streams = await self._api.streams(request.model, version)
         async with aclosing(self._api.stream(request)) as responses:
             async for response in responses:
                 await turn.wait()

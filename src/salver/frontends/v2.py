@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from importlib.metadata import version as package_version
 from typing import Any
 
-from salver.cache.loaded_version import LoadedVersion
+from salver.cache.offer import Offer
 from salver.core.errors import ModelUnavailable, UnknownModel
 from salver.core.model import ModelState
 from salver.core.request import InferenceRequest, InferenceResponse
@@ -70,13 +70,14 @@ class V2Api:
         return self.engine.repository.loaded and not self._draining
 
     def model_ready(self, name: str, version: str = "") -> bool:
-        """The model answers requests.
+        """The model answers requests, perhaps after it was loaded for them.
 
         Raises:
             UnknownModel: there is no such model or version.
         """
         try:
-            return self.engine.models.lookup(name, version).failure is None
+            found = self.engine.models.find(name, version)
+            return isinstance(found, Offer) or found.failure is None
         except ModelUnavailable:
             return False
 
@@ -84,36 +85,57 @@ class V2Api:
         """Name, version and extensions of the server."""
         return {"name": "salver", "version": self._version, "extensions": list(EXTENSIONS)}
 
-    def signature(self, name: str, version: str = "") -> Signature:
-        """The signature of a version.
+    def check(self, name: str, version: str = "") -> None:
+        """Make sure that requests can have a version, perhaps after it was loaded for them.
+
+        Raises:
+            UnknownModel, ModelUnavailable: they can't.
+        """
+        self.engine.models.find(name, version)
+
+    async def signature(self, name: str, version: str = "") -> Signature:
+        """The signature of a version, which is loaded where it takes that to know it.
 
         Raises:
             UnknownModel, ModelUnavailable: there is none to ask.
         """
-        return self.engine.models.lookup(name, version).signature
+        return await self.engine.models.signature(name, version)
 
-    def model_metadata(self, name: str, version: str = "") -> dict[str, Any]:
+    async def streams(self, name: str, version: str = "") -> bool:
+        """Whether a version answers a request with several responses.
+
+        Raises:
+            UnknownModel, ModelUnavailable: there is none to ask.
+        """
+        loaded = await self.engine.models.acquire(name, version)
+        loaded.unpin()
+        return loaded.model.kind in ("stream", "async_stream")
+
+    async def model_metadata(self, name: str, version: str = "") -> dict[str, Any]:
         """Name, versions, platform, inputs and outputs of a model.
 
         Raises:
             UnknownModel, ModelUnavailable: there is none to ask.
         """
-        loaded = self.engine.models.lookup(name, version)
+        found = await self.engine.models.describe(name, version)
+        signature = found.signature
+        assert signature is not None
         return {
             "name": name,
-            "versions": self.engine.models.versions(name),
-            "platform": loaded.model.platform,
-            "inputs": [_metadata(spec) for spec in loaded.signature.inputs],
-            "outputs": [_metadata(spec) for spec in loaded.signature.outputs],
+            "versions": self.engine.models.versions(name.partition("@")[0]),
+            "platform": found.platform if isinstance(found, Offer) else found.model.platform,
+            "inputs": [_metadata(spec) for spec in signature.inputs],
+            "outputs": [_metadata(spec) for spec in signature.outputs],
         }
 
-    def model_config(self, name: str, version: str = "") -> dict[str, Any]:
+    async def model_config(self, name: str, version: str = "") -> dict[str, Any]:
         """A model's configuration in Triton's form: ``dims`` without the batch dimension, datatypes as TYPE_*.
 
         Raises:
             UnknownModel, ModelUnavailable: there is none to ask.
         """
-        loaded = self.engine.models.lookup(name, version)
+        loaded = await self.engine.models.acquire(name, version)
+        loaded.unpin()
         spec, signature = loaded.spec, loaded.signature
         batches = signature.batched and loaded.model.kind in ("sync", "async")
         config: dict[str, Any] = {
@@ -150,13 +172,9 @@ class V2Api:
         """
         models = self.engine.models
         if not name:
-            chosen = models.loaded()
-        elif version:
-            chosen = [models.lookup(name, version)]
-        else:
-            models.lookup(name)
-            chosen = [models.lookup(name, each) for each in models.versions(name)]
-        return {"model_stats": [_statistics(loaded) for loaded in chosen]}
+            return {"model_stats": [_statistics(each.name, each.version, each.statistics) for each in models.loaded()]}
+        found = models.statistics(name, version)
+        return {"model_stats": [_statistics(*each) for each in found]}
 
     def repository_index(self, *, ready_only: bool = False) -> list[dict[str, str]]:
         """The repository's versions and their states."""
@@ -186,7 +204,7 @@ class V2Api:
         Raises:
             UnknownModel: there is no such model.
         """
-        if not any(status.name == name for status in self.engine.models.statuses()):
+        if not self.engine.models.knows(name):
             raise UnknownModel(f"Request for unknown model: '{name}' is not found")
         await self.engine.repository.unload(name)
 
@@ -207,13 +225,12 @@ def _config(spec: TensorSpec, batched: bool) -> dict[str, Any]:
     }
 
 
-def _statistics(loaded: LoadedVersion) -> dict[str, Any]:
-    statistics: ModelStatistics = loaded.statistics
+def _statistics(name: str, version: str, statistics: ModelStatistics) -> dict[str, Any]:
     statistics.settle()
     count = statistics.successes
     return {
-        "name": loaded.name,
-        "version": loaded.version,
+        "name": name,
+        "version": version,
         "last_inference": statistics.last_inference_ms,
         "inference_count": statistics.inferences,
         "execution_count": statistics.executions,

@@ -230,10 +230,10 @@ class GrpcApp:
             return _message(api.server_metadata(), pb.ServerMetadataResponse())
 
         async def model_metadata(request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-            return _message(api.model_metadata(request.name, request.version), pb.ModelMetadataResponse())
+            return _message(await api.model_metadata(request.name, request.version), pb.ModelMetadataResponse())
 
         async def model_config(request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
-            config = api.model_config(request.name, request.version)
+            config = await api.model_config(request.name, request.version)
             return _message({"config": config}, pb.ModelConfigResponse())
 
         async def model_statistics(request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:

@@ -237,7 +237,7 @@ class RestApp:
         return body, deadline
 
     async def _first_inference(self, call: Call) -> None:
-        self._api.signature(call.model, call.version)  # an unknown model is refused before the body is read
+        self._api.check(call.model, call.version)  # an unknown model is refused before the body is read
         await self._infer(call.model, call.version, call.headers, call.scope, call.receive, call.send)
 
     # The way of most requests: what costs them a coroutine or a look-up less is written out here.
@@ -256,7 +256,7 @@ class RestApp:
         self._api.admit(model, version, _known_priority(body))
         length = _json_length(headers) if _LENGTH_HEADER in headers else None
         if length == 0:
-            signature = self._api.signature(model, version)
+            signature = await self._api.signature(model, version)
             request, encoding = decode_raw_request(body, signature, model=model, version=version)
         elif len(body) > _OFF_LOOP and (length is None or length > _OFF_LOOP):
             request, encoding = await asyncio.to_thread(decode_request, body, length, model=model, version=version)
@@ -300,7 +300,7 @@ class RestApp:
         await stream_events(self._departures.guard_stream(call.scope, self._api.stream(request)), call.send)
 
     async def _generate_request(self, call: Call) -> InferenceRequest:
-        signature = self._api.signature(call.model, call.version)
+        signature = await self._api.signature(call.model, call.version)
         body, deadline = await self._timed_body(call.receive, call.headers)
         self._api.admit(call.model, call.version)
         request = await _decoded(body, partial(decode_generate, signature=signature, target=call))
@@ -324,10 +324,10 @@ class RestApp:
         await call.answer({"name": call.model, "ready": ready}, 200 if ready else 503)
 
     async def _model_metadata(self, call: Call) -> None:
-        await call.answer(self._api.model_metadata(call.model, call.version))
+        await call.answer(await self._api.model_metadata(call.model, call.version))
 
     async def _model_config(self, call: Call) -> None:
-        await call.answer(self._api.model_config(call.model, call.version))
+        await call.answer(await self._api.model_config(call.model, call.version))
 
     async def _statistics(self, call: Call) -> None:
         await call.answer(self._api.model_statistics(call.model, call.version))

@@ -14,6 +14,7 @@ from salver.core.events import (
     Event,
     InstanceRestarted,
     ModelCrashed,
+    ModelEvicted,
     ModelLoadFailed,
     ModelLoading,
     ModelReady,
@@ -83,7 +84,9 @@ def log_event(event: Event) -> None:
         case ModelLoading(name, version):
             _log.debug("loading model '%s' version %s", name, version)
         case ModelReady():
-            _log.info(
+            # Of thousands of models that come and go, nobody wants to read each time.
+            _log.log(
+                logging.DEBUG if event.on_demand else logging.INFO,
                 "model '%s' version %s is ready",
                 event.name,
                 event.version,
@@ -98,6 +101,8 @@ def log_event(event: Event) -> None:
             _log.error("failed to load '%s'%s: %s", name, version and f" version {version}", reason)
         case ModelUnloaded(name, version):
             _log.info("model '%s' version %s is unloaded", name, version)
+        case ModelEvicted():
+            _log.debug("model '%s' version %s is evicted: %s", event.name, event.version, event.reason)
         case InstanceRestarted(name, version, cause):
             _log.warning("an instance of model '%s' version %s was started anew: %s", name, version, cause)
         case ModelCrashed(name, version, reason):

@@ -41,6 +41,17 @@ _EXTRAS = {
 }
 
 
+_CARRY_CODE = frozenset({"mlflow", "torchserve", "triton_python"})
+
+
+def carries_code(name: str) -> bool:
+    """Whether a runtime's artifacts bring code of their own by nature, see :class:`Runtime`. Imports no framework."""
+    if name in BUILT_IN:
+        return name in _CARRY_CODE
+    points = entry_points(group=ENTRY_POINT_GROUP, name=name)
+    return any(getattr(point.load(), "carries_code", False) for point in points)
+
+
 def names() -> list[str]:
     """Names of all runtimes there are, the built-in ones first."""
     return [*BUILT_IN, *sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))]

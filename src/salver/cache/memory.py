@@ -1,0 +1,105 @@
+"""What memory there is, what this process has of it, and giving back to the system what the allocator keeps."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+
+_UNLIMITED = 1 << 60  # what cgroup v1 says where there is no limit is about 2**63
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class _MallocInfo(ctypes.Structure):
+    """glibc's ``struct mallinfo2``."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
+def machine_bytes(*, cgroup: Path = _CGROUP, own: Path = Path("/proc/self/cgroup")) -> int:
+    """Memory that this process may use: the machine's, or what the limits of its control groups leave of it."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits += [limit for file in _limit_files(cgroup, own) if (limit := _read_limit(file)) is not None]
+    return min(limits)
+
+
+def _limit_files(cgroup: Path, own: Path) -> Iterable[Path]:
+    """Files that may hold a limit: of this process's group and of all those around it (cgroup v2 and v1)."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            root, name = cgroup, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = cgroup / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        while folder != root:
+            yield folder / name
+            folder = folder.parent
+        yield root / name
+
+
+def _read_limit(file: Path) -> int | None:
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() and int(text) < _UNLIMITED else None
+
+
+class ProcessMemory:
+    """The memory that this process has for itself.
+
+    What lies in files can be read again and isn't counted, and neither is what the allocator has at hand for the next
+    model. Of what the allocator calls free, some is given back already: as much as was free right after :meth:`trim`.
+    """
+
+    def __init__(self) -> None:
+        self._given_back = 0
+
+    def used_bytes(self) -> int:
+        """Bytes in use. Takes some microseconds."""
+        with open("/proc/self/statm") as file:
+            _, resident, shared, *_ = file.read().split()
+        own = (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+        free = _free_in_allocator()
+        self._given_back = min(self._given_back, free)
+        return max(0, own - (free - self._given_back))
+
+    def trim(self) -> None:
+        """Give memory that nothing in this process uses back to the system. Blocks for some milliseconds."""
+        functions = _allocator()
+        if functions is not None:
+            functions[1](0)
+            self._given_back = _free_in_allocator()
+
+
+def _free_in_allocator() -> int:
+    functions = _allocator()
+    return 0 if functions is None else int(functions[0]().fordblks)
+
+
+@cache
+def _allocator() -> tuple[Callable[[], _MallocInfo], Callable[[int], int]] | None:
+    """glibc's ``mallinfo2`` and ``malloc_trim``; None where the allocator is another one."""
+    library = ctypes.CDLL(None)
+    try:
+        info, give_back = library.mallinfo2, library.malloc_trim
+    except AttributeError:
+        return None
+    info.restype = _MallocInfo
+    give_back.argtypes = [ctypes.c_size_t]
+    return info, give_back

@@ -1,0 +1,113 @@
+"""How much memory models may take on one device, and what is spoken for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+_SLACK = 0.05
+"""Part of the limit by which the process may be seen over it before models go for it: requests come and go."""
+
+
+class Reservation:
+    """Memory that is set aside for a version, first for its load, then for itself.
+
+    Attributes:
+        size: bytes.
+        tenant: whose share it counts to.
+        is_loading: the version is being loaded.
+        outside: the version lies in processes of its own.
+    """
+
+    __slots__ = ("is_loading", "outside", "size", "tenant")
+
+    def __init__(self, size: int, tenant: str) -> None:
+        self.size = size
+        self.tenant = tenant
+        self.is_loading = True
+        self.outside = False
+
+
+class MemoryBudget:
+    """The memory of one device that models may take.
+
+    What is spoken for is the larger of two sums: what the loaded versions were measured to take and loads have
+    reserved, and what the process is seen to have. The first knows of loads before they happen, the second of
+    everything else: a framework, requests' tensors, a model that has grown.
+
+    Args:
+        limit: bytes.
+        used: what this process has of the device's memory now, in bytes.
+    """
+
+    def __init__(self, limit: int, *, used: Callable[[], int]) -> None:
+        self.limit = limit
+        self._used = used
+        self._inside = 0
+        self._outside = 0
+        self._loading = 0
+        self._tenants: defaultdict[str, int] = defaultdict(int)
+        self._loads_begun = 0
+
+    def reserve(self, size: int, *, tenant: str = "") -> Reservation:
+        """Set ``size`` bytes aside for a version that is about to be loaded."""
+        reservation = Reservation(size, tenant)
+        self._count(reservation, size)
+        self._loading += 1
+        self._loads_begun += 1
+        return reservation
+
+    def charge(self, reservation: Reservation, size: int, *, outside: bool) -> None:
+        """The version was loaded and takes ``size`` bytes, in processes of its own (``outside``) or in this one."""
+        self._end_loading(reservation)
+        self._count(reservation, -reservation.size)
+        reservation.size, reservation.outside = size, outside
+        self._count(reservation, size)
+
+    def release(self, reservation: Reservation) -> None:
+        """The version was closed, or its load has failed."""
+        self._end_loading(reservation)
+        self._count(reservation, -reservation.size)
+        reservation.size = 0
+
+    @property
+    def loads(self) -> int:
+        """Loads under way."""
+        return self._loading
+
+    @property
+    def loads_begun(self) -> int:
+        """Loads ever begun: what was seen before and after one is its own where this hasn't changed meanwhile."""
+        return self._loads_begun
+
+    def seen_bytes(self) -> int:
+        """What is in use, as far as can be seen: by the process, and by models in processes of their own."""
+        return self._used() + self._outside
+
+    def known_bytes(self) -> int:
+        """What the loaded versions take, and loads have reserved."""
+        return self._inside + self._outside
+
+    def room(self) -> int:
+        """Bytes that are left; negative where more is taken than should be."""
+        seen = self.seen_bytes() - int(self.limit * _SLACK)
+        return self.limit - max(self.known_bytes(), seen)
+
+    def tenant_bytes(self, tenant: str) -> int:
+        """What a tenant's versions have and have reserved."""
+        return self._tenants.get(tenant, 0)
+
+    def _end_loading(self, reservation: Reservation) -> None:
+        if reservation.is_loading:
+            reservation.is_loading = False
+            self._loading -= 1
+
+    def _count(self, reservation: Reservation, size: int) -> None:
+        if reservation.outside:
+            self._outside += size
+        else:
+            self._inside += size
+        if reservation.tenant:
+            self._tenants[reservation.tenant] += size
+            if not self._tenants[reservation.tenant]:
+                del self._tenants[reservation.tenant]
