@@ -38,7 +38,7 @@ def run(channel: int, output: int, config: dict[str, Any], *, parent: int) -> No
         config: the fork server's.
         parent: the fork server, with which it dies.
     """
-    _set_up_process(output, parent)
+    set_up_process(output, parent)
     link = ChildLink(channel)
     code = 1
     try:
@@ -50,10 +50,11 @@ def run(channel: int, output: int, config: dict[str, Any], *, parent: int) -> No
         elif not isinstance(error, OSError):  # of the socket: the server is gone
             logger.critical("the model's process ends", exc_info=error)
     finally:
-        _exit(code)
+        end_process(code)
 
 
-def _set_up_process(output: int, parent: int) -> None:
+def set_up_process(output: int, parent: int) -> None:
+    """Make a process that was just forked one of its own, which ends with its parent; see :func:`run`."""
     os.setpgid(0, 0)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before
@@ -83,7 +84,7 @@ def _load_and_serve(link: ChildLink, config: dict[str, Any]) -> int:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=order["log_level"])
     if order["memory_limit"] is not None:
         link.memory_limit = order["memory_limit_text"]
-        limit = _data_bytes() + order["memory_limit"]
+        limit = data_bytes() + order["memory_limit"]
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     try:
         model, described = _load(order, config)
@@ -112,7 +113,7 @@ def _load(order: dict[str, Any], config: dict[str, Any]) -> tuple[LoadedModel, d
         raise LoadError(f"{type(error).__name__}: {str(error)[:1000]}") from error
 
 
-def _data_bytes() -> int:
+def data_bytes() -> int:
     """What RLIMIT_DATA counts of this process."""
     with open("/proc/self/status") as status:
         for line in status:
@@ -130,7 +131,7 @@ def _private_bytes() -> int | None:
         return None
 
 
-def _exit(code: int) -> NoReturn:
+def end_process(code: int) -> NoReturn:
     """End without the interpreter's own shutdown: threads that hang and inherited exit handlers would hold it up."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):

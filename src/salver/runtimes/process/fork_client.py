@@ -39,11 +39,13 @@ class ForkServerKey:
         python: the Python's executable.
         runtime: the runtime's name.
         allow_code: whether models may bring code of their own.
+        child: the module whose ``run`` is what they do.
     """
 
     python: str
     runtime: str
     allow_code: bool
+    child: str = "salver.runtimes.process.child"
 
 
 @dataclass(slots=True)
@@ -245,6 +247,7 @@ def _spawn(key: ForkServerKey, control: socket.socket, output: int) -> subproces
     config = {
         "runtime": key.runtime,
         "allow_code": key.allow_code,
+        "child": key.child,
         "server": os.getpid(),
         "sys_path": [entry for entry in sys.path if entry] if own else [],
     }

@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
@@ -26,7 +27,6 @@ import numpy.random  # noqa: F401  children are to have it imported
 
 from salver.core.errors import SalverError
 from salver.runtimes import table
-from salver.runtimes.process import child
 from salver.runtimes.process.description import describe_error
 
 _ORDER_BYTES = 4096
@@ -37,7 +37,8 @@ def serve(control: socket.socket, config: dict[str, Any]) -> NoReturn:
 
     Args:
         control: a SOCK_SEQPACKET socket.
-        config: ``runtime`` and ``allow_code`` of the models, and ``server``, the process that all is done for.
+        config: ``runtime`` and ``allow_code`` of the models; ``server``, the process that all is done for; and
+            ``child``, the module whose ``run`` is what a child does.
     """
     gc.disable()  # children collect for themselves; here it would only unshare their memory
     warnings.filterwarnings("ignore", message=".*use of fork\\(\\)", category=DeprecationWarning)
@@ -46,18 +47,20 @@ def serve(control: socket.socket, config: dict[str, Any]) -> NoReturn:
         for module in runtime.imported_by_load:  # or every child would import it, which takes a second each
             with suppress(ImportError):
                 import_module(module)
+        run_child = import_module(config["child"]).run
     except SalverError as error:
         _send(control, {"failed": describe_error(error)})
         sys.exit(1)
     gc.collect()
     gc.freeze()
-    _ForkServer(control, config).run()
+    _ForkServer(control, config, run_child).run()
 
 
 class _ForkServer:
-    def __init__(self, control: socket.socket, config: dict[str, Any]) -> None:
+    def __init__(self, control: socket.socket, config: dict[str, Any], run_child: Callable[..., NoReturn]) -> None:
         self._control = control
         self._config = config
+        self._run_child = run_child
         self._children: dict[int, int] = {}  # by number: process id
         self._pid = os.getpid()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -130,7 +133,7 @@ class _ForkServer:
             for fd in (self._wake_read, self._wake_write, self._server):
                 if fd is not None:
                     os.close(fd)
-            child.run(channel, output, self._config, parent=self._pid)
+            self._run_child(channel, output, self._config, parent=self._pid)
         finally:
             os._exit(1)  # where run raised, which it doesn't
 
