@@ -189,14 +189,6 @@ class ModelCache(Catalogue):
 
     async def withdraw(self, name: str, version: str) -> None:
         """A version doesn't exist any more: take it out of service, and forget it."""
-        entry = self._find(name, version)
-        if entry is None:
-            return
-        entry.offer = None
-        if entry.loading is not None:
-            entry.loading.task.cancel()
-            with suppress(asyncio.CancelledError, SalverError):
-                await asyncio.wait([entry.loading.task])
         await self.unload(name, version, forget=True)
 
     def prefetch(self, name: str, version: str = "") -> None:
@@ -232,7 +224,9 @@ class ModelCache(Catalogue):
         """
         key = (spec.name, spec.version)
         async with self._locks.setdefault(key, asyncio.Lock()):
-            return await self._load(self._known(*key), spec, offer=None)
+            known = self._known(*key)
+            known.unloaded = False
+            return await self._load(known, spec, offer=None)
 
     async def unload(self, name: str, version: str, *, forget: bool = False, timeout: float = 30.0) -> None:
         """Take a version out of service, and close it when the requests that use it have ended.
@@ -242,18 +236,23 @@ class ModelCache(Catalogue):
             timeout: seconds to wait for those requests. The version is closed later where they take longer.
         """
         key = (name, version)
+        entry = self._find(name, version)
+        if entry is None:
+            return
+        entry.unloaded = True
+        if forget:
+            entry.offer = None
+        if entry.loading is not None:
+            entry.loading.task.cancel()
         async with self._locks.setdefault(key, asyncio.Lock()):
-            entry = self._find(name, version)
-            if entry is None:
-                return
             loaded, entry.loaded = entry.loaded, None
-            entry.unloaded = True
             if loaded is not None:
                 entry.set(ModelState.UNLOADING)
                 self._route(name)
                 await asyncio.wait([self._retire(loaded, evicted=False)], timeout=timeout)
-            if forget and entry.loading is None:
-                self._models[name].versions.pop(version, None)
+            if forget:
+                if self._find(name, version) is entry:
+                    del self._models[name].versions[version]
             else:
                 entry.set(ModelState.UNAVAILABLE, UNLOADED)
             self._route(name)
@@ -352,7 +351,7 @@ class ModelCache(Catalogue):
                 self.mark_failed(*key, str(error))
             raise
         seconds = perf_counter() - started
-        reserved.settle(loaded, seconds, offer)
+        reserved.settle(loaded, seconds, offer or known.offer)
         replaced, known.loaded = known.loaded, loaded
         known.unloaded, known.failed_until = False, 0.0
         known.set(ModelState.READY)

@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from salver.cache.model_cache import ModelCache
+from salver.cache.offer import Offer
 from salver.core.errors import InvalidArtifact, LoadError, SalverError, UnknownModel
 from salver.core.model import ModelSpec, ModelState
 from salver.runtimes.detect import detect
@@ -27,15 +28,19 @@ class ServedRepository:
         path: the repository, a model folder or a model file.
         models: where its versions are loaded.
         watch_interval: seconds between two looks at the path; None to look only when told.
+        on_demand: load versions when they are asked for, not at the start.
 
     Attributes:
         loaded: what the repository held at the start has been loaded, or has failed to.
     """
 
-    def __init__(self, path: Path, *, models: ModelCache, watch_interval: float | None) -> None:
+    def __init__(
+        self, path: Path, *, models: ModelCache, watch_interval: float | None, on_demand: bool = False
+    ) -> None:
         self._path = path
         self._models = models
         self._watch_interval = watch_interval
+        self._on_demand = on_demand
         self._listing: Listing | None = None
         self._serving: dict[Key, str] = {}
         self._failed: dict[Key, str] = {}
@@ -62,7 +67,7 @@ class ServedRepository:
                 failures.append(entry.error)
         for failed in await asyncio.gather(*map(self._load_first, listing.models.values())):
             failures += failed
-        if failures and not self._models.loaded() and not watched:
+        if failures and not watched and not any(map(self._models.versions, listing.models)):
             what = "nothing could be loaded: " if listing.layout is Layout.REPOSITORY else ""
             raise LoadError(what + "; ".join(failures))
         self.loaded = True
@@ -114,7 +119,7 @@ class ServedRepository:
             if entry.error:
                 self._models.mark_failed(name, "", entry.error)
                 raise LoadError(f"failed to load '{name}': {self._models.shown(entry.error)}")
-            failures = await self._load_all(entry, entry.versions.values())
+            failures = await self._load_all(entry, entry.versions.values(), now=True)
             if failures:
                 raise LoadError(self._models.shown("; ".join(failures)))
             await self._unload_all(key for key in self._serving if key[0] == name and key[1] not in entry.versions)
@@ -179,22 +184,43 @@ class ServedRepository:
         async with self._lock(key[0]):
             await self._unload_all([key])
 
-    async def _load_all(self, entry: ModelEntry, versions: Iterable[VersionEntry]) -> list[str]:
-        """Load versions of a model side by side; what went wrong, a text each."""
-        results = await asyncio.gather(*(self._load_version(entry, version) for version in versions))
+    async def _load_all(self, entry: ModelEntry, versions: Iterable[VersionEntry], *, now: bool = False) -> list[str]:
+        """Load versions of a model side by side; what went wrong, a text each.
+
+        Args:
+            now: load them also where they needn't be before they are asked for.
+        """
+        results = await asyncio.gather(*(self._load_version(entry, version, now=now) for version in versions))
+        self._models.set_aliases(entry.name, entry.aliases)
         return [failure for failure in results if failure]
 
-    async def _load_version(self, entry: ModelEntry, version: VersionEntry) -> str:
+    async def _load_version(self, entry: ModelEntry, version: VersionEntry, *, now: bool) -> str:
         key = (entry.name, version.version)
         try:
-            spec = await self._find(entry, version)
-            await self._models.load(spec)
+            # What serves an older state of the files is replaced at once, without a gap.
+            if self._on_demand and not now and not entry.config.pinned and key not in self._models.routes:
+                self._offer(entry, version)
+            else:
+                spec = await self._find(entry, version)
+                if self._on_demand:
+                    self._offer(entry, version)
+                await self._models.load(spec)
         except SalverError as error:
             self._failed[key] = version.fingerprint
             return f"failed to load '{entry.name}' version {version.version}: {error}"
         self._serving[key] = version.fingerprint
         self._failed.pop(key, None)
         return ""
+
+    def _offer(self, entry: ModelEntry, version: VersionEntry) -> None:
+        if version.error:
+            self._models.mark_failed(entry.name, version.version, version.error)
+            raise InvalidArtifact(version.error)
+        fetch = partial(self._find, entry, version)
+        config = entry.config
+        self._models.offer(
+            Offer(entry.name, version.version, fetch=fetch, tenant=config.tenant, pinned=config.pinned)
+        )
 
     async def _find(self, entry: ModelEntry, version: VersionEntry) -> ModelSpec:
         try:

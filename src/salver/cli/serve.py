@@ -16,6 +16,8 @@ Examples:
   salver serve models/ --host 0.0.0.0 --watch --log-format json
   salver serve model.py       your own Python class; naming the file allows
                               its code
+  salver serve --store store/ a model store: push models to it (salver push),
+                              each is loaded when it is asked for
 
 \b
 Options can also be set in a file (--config) or the environment:
@@ -27,6 +29,63 @@ REST and gRPC share the port. Ctrl-C or SIGTERM ends the server once the request
 def serve(
     path: Annotated[
         Path | None, typer.Argument(metavar="PATH", help="A model repository, one model folder, or one model file.")
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|URL",
+            help="Serve a model store instead of PATH: a folder, or a URL such as s3://bucket/models.",
+        ),
+    ] = None,
+    store_options: Annotated[
+        str | None, typer.Option(metavar="NAME=VALUE,...", help="Options of the store's file system.")
+    ] = None,
+    registry: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The store's registry: sqlite:///PATH, or postgresql://... to share it."),
+    ] = None,
+    data_folder: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where a store's server keeps its disk cache and uploads.")
+    ] = None,
+    disk_cache: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Disk space for copies of a store's artifacts. Default: 50GiB.")
+    ] = None,
+    load: Annotated[
+        str | None,
+        typer.Option(metavar="WHEN", help="Load PATH's models at startup (the default), or on_demand."),
+    ] = None,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Memory that the server may take: 8GiB, or 80% (the default) of what there is."
+        ),
+    ] = None,
+    device_memory_budget: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="The same for each GPU. Default: 90%.")
+    ] = None,
+    eviction: Annotated[
+        str | None, typer.Option(metavar="POLICY", help="Which models go first: cost (the default) or lru.")
+    ] = None,
+    memory_shares: Annotated[
+        str | None,
+        typer.Option(metavar="TENANT=PART,...", help="Parts of the memory budget that tenants' models may take."),
+    ] = None,
+    concurrent_loads: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Models that are loaded side by side. Default: 4.")
+    ] = None,
+    max_artifact_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Largest artifact that may be pushed. Default: 50GiB.")
+    ] = None,
+    probe_timeout: Annotated[
+        str | None,
+        typer.Option(metavar="SECONDS", help="How long the probe of a pushed version may take. Default: 300."),
+    ] = None,
+    probe_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory that a pushed version may take while it is probed.")
+    ] = None,
+    advertise: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where other servers over the same registry reach this one."),
     ] = None,
     host: Annotated[
         str | None,
@@ -101,6 +160,21 @@ def serve(
 
     overrides = {
         "repository": path,
+        "store": store,
+        "store_options": store_options,
+        "registry": registry,
+        "data_folder": data_folder,
+        "disk_cache": disk_cache,
+        "load": load,
+        "memory_budget": memory_budget,
+        "device_memory_budget": device_memory_budget,
+        "eviction": eviction,
+        "memory_shares": memory_shares,
+        "concurrent_loads": concurrent_loads,
+        "max_artifact_bytes": max_artifact_bytes,
+        "probe_timeout": probe_timeout,
+        "probe_memory": probe_memory,
+        "advertise": advertise,
         "host": host,
         "port": port,
         "grpc_port": grpc_port,

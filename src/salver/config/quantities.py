@@ -20,6 +20,7 @@ _BYTES = {
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 SIZE_EXPECTED: LiteralString = "a size in bytes, such as 1048576, 64MB or 256MiB"
+PART_EXPECTED: LiteralString = "a part such as 80%, or a size in bytes such as 8GiB"
 SECONDS_EXPECTED: LiteralString = "a duration in seconds, such as 30, 2.5, 500ms, 30s or 2m"
 
 
@@ -47,6 +48,25 @@ def parse_seconds(value: object) -> float:
     return float(seconds)
 
 
+def parse_part_or_size(value: object) -> int | float:
+    """A part of a whole, from text such as ``80%`` (0.8, a float), or a size in bytes (an integer).
+
+    Raises:
+        ValueError: it is neither, or not positive, or more than the whole.
+    """
+    if isinstance(value, str) and value.strip().endswith("%"):
+        part = _parse(value.strip()[:-1], {"": 1.0})
+        if part is None or not 0 < part <= 100:
+            raise PydanticCustomError("quantity", PART_EXPECTED)
+        return float(part) / 100
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    try:
+        return parse_size(value)
+    except PydanticCustomError:
+        raise PydanticCustomError("quantity", PART_EXPECTED) from None
+
+
 def _parse(value: object, units: dict[str, int] | dict[str, float]) -> float | int | None:
     if isinstance(value, bool):
         return None
@@ -65,3 +85,8 @@ Size: TypeAlias = Annotated[int, BeforeValidator(parse_size), WithJsonSchema({"e
 
 Seconds: TypeAlias = Annotated[float, BeforeValidator(parse_seconds), WithJsonSchema({"expected": SECONDS_EXPECTED})]
 """A pydantic field of seconds."""
+
+PartOrSize: TypeAlias = Annotated[
+    int | float, BeforeValidator(parse_part_or_size), WithJsonSchema({"expected": PART_EXPECTED})
+]
+"""A pydantic field of bytes (an integer), or of a part of what there is (a float of at most 1)."""

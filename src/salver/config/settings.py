@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from salver.config.document import Document, KeyPath
 from salver.config.explain import explain, unknown_key
-from salver.config.quantities import Seconds, Size
+from salver.config.quantities import PartOrSize, Seconds, Size
 from salver.config.yaml_file import read_document
 from salver.core.errors import InvalidConfig
 
@@ -54,8 +54,47 @@ def _counts(value: object) -> object:
     return counts
 
 
+def _shares(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    shares: dict[str, str] = {}
+    for item in filter(None, (part.strip() for part in value.split(","))):
+        name, equals, share = item.rpartition("=")
+        if not equals or not name.strip():
+            raise PydanticCustomError("shares", "not tenants and shares")
+        shares[name.strip()] = share.strip()
+    return shares
+
+
+def _options(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    options: dict[str, str] = {}
+    for item in filter(None, (part.strip() for part in value.split(","))):
+        name, equals, text = item.partition("=")
+        if not equals or not name.strip():
+            raise PydanticCustomError("options", "not names and values")
+        options[name.strip()] = text.strip()
+    return options
+
+
 Integer: TypeAlias = Annotated[int, BeforeValidator(_no_boolean)]
+Share: TypeAlias = Annotated[float, Field(gt=0, le=1)]
+Shares: TypeAlias = Annotated[dict[str, Share], BeforeValidator(_shares)]
+Options: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_options)]
 Resources: TypeAlias = Annotated[dict[str, Annotated[Integer, Field(ge=1)]], BeforeValidator(_counts)]
+
+
+_STORE_SETTINGS = (
+    "store_options",
+    "registry",
+    "data_folder",
+    "disk_cache",
+    "max_artifact_bytes",
+    "probe_timeout",
+    "probe_memory",
+    "advertise",
+)
 
 
 class ServerSettings(BaseModel):
@@ -63,9 +102,78 @@ class ServerSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    repository: Annotated[Path, BeforeValidator(_not_empty)] = Field(
+    repository: Annotated[Path | None, BeforeValidator(_not_empty)] = Field(
+        default=None,
         description="What to serve: a model repository, one model folder, or one model file.",
         json_schema_extra={"expected": "a path"},
+    )
+    store: str | None = Field(
+        default=None,
+        min_length=1,
+        description="What to serve instead of a repository: a model store, the folder or URL (s3://, gs://, ...) of its "
+        "artifacts. Models are pushed to it, and loaded when they are asked for.",
+        json_schema_extra={"expected": "a folder or a URL"},
+    )
+    store_options: Options = Field(
+        default_factory=dict,
+        description="Options of the store's file system, such as 'endpoint_url=http://minio:9000'.",
+        json_schema_extra={"expected": "names and values such as 'endpoint_url=http://minio:9000'"},
+    )
+    registry: str | None = Field(
+        default=None,
+        min_length=1,
+        description="URL of the store's registry: sqlite:///PATH, or postgresql://... for one that servers share. "
+        "Left out, a SQLite file in the data folder.",
+        json_schema_extra={"expected": "a database URL such as postgresql://user@host/salver"},
+    )
+    data_folder: Annotated[Path | None, BeforeValidator(_not_empty)] = Field(
+        default=None,
+        description="Where the server keeps what is its own: the disk cache, uploads, the registry's SQLite file. Left out, "
+        "the store's folder where it is one, else ~/.local/share/salver.",
+        json_schema_extra={"expected": "a path"},
+    )
+    disk_cache: Size = Field(
+        default=50 * 1024**3, description="Disk space for copies of the store's artifacts; the least used go first."
+    )
+    max_artifact_bytes: Size = Field(default=50 * 1024**3, description="Largest artifact that may be pushed.")
+    probe_timeout: Seconds = Field(
+        default=300.0, gt=0, description="How long the probe of a pushed version may take before it has failed."
+    )
+    probe_memory: Size | None = Field(
+        default=None,
+        description="Memory that a pushed version may take while it is probed. Left out, the memory budget.",
+    )
+    load: Literal["startup", "on_demand"] | None = Field(
+        default=None,
+        description="When a repository's models are loaded: all at startup (the default), or on demand, each when it is "
+        "asked for. A store's are loaded on demand.",
+    )
+    memory_budget: PartOrSize = Field(
+        default=0.8,
+        description="Memory that the server may take: a size, or a part of what the machine (or its cgroup) has. Models "
+        "that were loaded on demand are evicted where others need the room.",
+    )
+    device_memory_budget: PartOrSize = Field(
+        default=0.9, description="The same for each GPU: a size, or a part of its memory."
+    )
+    eviction: Literal["cost", "lru"] = Field(
+        default="cost",
+        description="Which models go first: 'cost' weighs how often a model is used, how large it is and how long it takes "
+        "to load; 'lru' takes the least recently used.",
+    )
+    memory_shares: Shares = Field(
+        default_factory=dict,
+        description="Parts of the memory budget that tenants' models may take, such as 'acme=0.5,*=0.1'; '*' stands for "
+        "all tenants that aren't named.",
+        json_schema_extra={"expected": "tenants and parts such as 'acme=0.5,*=0.1'"},
+    )
+    concurrent_loads: Integer = Field(default=4, ge=1, le=256, description="Models that are loaded side by side.")
+    advertise: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/\s]+$",
+        description="URL at which other servers over the same registry reach this one. With it, the servers spread the "
+        "models among them, and pass requests on to the one that has the model.",
+        json_schema_extra={"expected": "a URL such as http://10.0.0.7:8000"},
     )
     host: str = Field(
         default="127.0.0.1",
@@ -123,11 +231,11 @@ class ServerSettings(BaseModel):
         "A model's own max_queue in model.yaml comes first.",
     )
 
-    @field_validator("repository", mode="after")
+    @field_validator("repository", "data_folder", mode="after")
     @classmethod
-    def _expand(cls, repository: Path) -> Path:
+    def _expand(cls, path: Path | None) -> Path | None:
         try:
-            return repository.expanduser()
+            return None if path is None else path.expanduser()
         except RuntimeError as error:
             raise ValueError(str(error)) from None
 
@@ -168,11 +276,7 @@ def read_settings(file: Path | None, environ: Mapping[str, str], overrides: Mapp
         if value is not None:
             values[name] = value
             places.pop(name, None)
-    if "repository" not in values:
-        raise InvalidConfig(
-            "nothing to serve: name a repository on the command line (salver serve PATH), in SALVER_REPOSITORY, "
-            "or as 'repository' in the settings file"
-        )
+    _check_source(values, places)
 
     def place(path: KeyPath) -> str:
         return places.get(str(path[0]), "") if path else ""
@@ -181,6 +285,28 @@ def read_settings(file: Path | None, environ: Mapping[str, str], overrides: Mapp
         return ServerSettings.model_validate(values)
     except ValidationError as error:
         raise InvalidConfig(explain(error, ServerSettings, place)) from None
+
+
+def _check_source(values: Mapping[str, object], places: Mapping[str, str]) -> None:
+    """Make sure that there is one thing to serve, and no setting that is for the other."""
+    if "repository" in values and "store" in values:
+        raise InvalidConfig(
+            "both a repository and a store are set; a server has one of them: leave out --store (SALVER_STORE), or PATH"
+        )
+    if "repository" not in values and "store" not in values:
+        raise InvalidConfig(
+            "nothing to serve: name a repository on the command line (salver serve PATH), in SALVER_REPOSITORY, "
+            "or as 'repository' in the settings file; or a model store (salver serve --store FOLDER)"
+        )
+    if "store" in values:
+        alien = [name for name in ("load", "watch", "watch_interval") if name in values]
+    else:
+        alien = [name for name in _STORE_SETTINGS if name in values]
+    if alien:
+        name = alien[0]
+        where = f"{places[name]}: " if places.get(name) else ""
+        other = "a repository" if "store" in values else "a model store (--store)"
+        raise InvalidConfig(f"{where}{name!r} is a setting of servers over {other}; leave it out here")
 
 
 def environment_variable(setting: str) -> str:
@@ -193,8 +319,10 @@ def _take_file(document: Document, folder: Path, values: dict[str, Any], places:
         place = document.place((name,))
         if name not in ServerSettings.model_fields:
             raise InvalidConfig(f"{place}: {unknown_key(name, ServerSettings.model_fields)}")
-        if name == "repository" and isinstance(value, str) and value and not value.startswith("~"):
+        if name in ("repository", "data_folder") and isinstance(value, str) and value and not value.startswith("~"):
             value = folder / value
+        if name == "store" and isinstance(value, str) and value and "://" not in value and not value.startswith("~"):
+            value = str(folder / value)
         values[name] = value
         places[name] = place
 

@@ -269,6 +269,14 @@ class ModelConfig(_Strict):
         default=None,
         description="Bytes of answers to keep and give again to identical requests. Left out, none are.",
     )
+    pinned: Boolean = Field(
+        default=False, description="Never evict the model to make room for others; it is loaded at startup."
+    )
+    tenant: str = Field(
+        default="",
+        max_length=128,
+        description="Whose share of the memory budget the model counts to, where it is loaded on demand.",
+    )
     warm_up: tuple[WarmUpConfig, ...] = Field(
         default=(), description="Requests that run on each instance before a version is ready."
     )
