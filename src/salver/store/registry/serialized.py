@@ -11,39 +11,35 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from salver.core.errors import InvalidRequest
+from salver.core.errors import InvalidRequest, MalformedBody
 from salver.core.registry import Probe
 from salver.core.signature import Signature, TensorSpec
+from salver.wire.json_depth import refuse_deep
 
 _PROBE_FIELDS = {field.name for field in dataclasses.fields(Probe)}
 
 
-def json_text(value: object, what: str, *, max_bytes: int | None = None) -> str:
-    """JSON in ASCII, without needless spaces.
-
-    Raises:
-        InvalidRequest: it isn't JSON (NaN and keys that aren't texts among it), is nested too deeply, or has more than
-            ``max_bytes``.
-    """
-    try:
-        text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"{what}: expected JSON, got something else: {str(error)[:200]}") from error
-    if max_bytes is not None and len(text) > max_bytes:
-        raise InvalidRequest(f"{what}: {len(text)} bytes of JSON; {max_bytes} are allowed")
-    return text
-
-
 def checked_object(value: Mapping[str, Any], what: str, *, max_bytes: int) -> str:
-    """The JSON text of an object that a caller gives.
+    """The JSON text (ASCII, without needless spaces) of an object that a caller gives.
 
     Raises:
-        InvalidRequest: as in :func:`json_text`, or it isn't an object, or wouldn't come back as it was given.
+        InvalidRequest: it isn't a JSON object that comes back as it was given (NaN and keys that aren't texts are
+            none), has more than ``max_bytes``, or is nested too deeply.
     """
     if not isinstance(value, Mapping):
         raise InvalidRequest(f"{what}: expected a JSON object, got {type(value).__name__}")
     plain = dict(value)
-    text = json_text(plain, what, max_bytes=max_bytes)
+    try:
+        text = json.dumps(plain, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{what}: expected JSON, got something else: {str(error)[:200]}") from error
+    if len(text) > max_bytes:
+        raise InvalidRequest(f"{what}: {len(text)} bytes of JSON; {max_bytes} are allowed")
+    try:
+        # What could only just be written here could not be read where the stack is deeper.
+        refuse_deep(text.encode())
+    except MalformedBody as error:
+        raise InvalidRequest(f"{what}: expected JSON that isn't so deep: {error}") from error
     if json.loads(text) != plain:
         raise InvalidRequest(
             f"{what}: expected JSON: objects with texts as keys, lists, texts, numbers, true, false, null"
