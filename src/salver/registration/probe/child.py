@@ -9,6 +9,7 @@ Each is a line of JSON.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import logging
 import os
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _PR_SET_CHILD_SUBREAPER = 36
 _NICE = 5
+_NO_MEMORY = os.strerror(errno.ENOMEM)
 _SPARE_BYTES = 1 << 30
 """More than the limit of memory may be asked of the system: threads reserve stacks that they don't use."""
 
@@ -163,7 +165,7 @@ def _probe(order: dict[str, Any], config: dict[str, Any], link: _ServerLink) -> 
         raise
     except BaseException as error:  # noqa: BLE001 - the server is told; SystemExit, since a model may call sys.exit
         failure = error
-    if is_out_of_memory(failure):
+    if is_out_of_memory(failure) or _NO_MEMORY in str(failure):
         text = f"it needs more than {show_size(limits['memory_bytes'])} of memory: an allocation failed"
         return {"failed": describe_error(LoadError(text))}
     if isinstance(failure, SalverError):

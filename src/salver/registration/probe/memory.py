@@ -52,14 +52,19 @@ class MemoryGrowth:
     def __init__(self, artifact: Path) -> None:
         self._files = files_of(artifact)
         self._first = own_memory()
+        self._first_share = share_bytes(os.getpid())
         self._notes: list[tuple[int, int, int]] = []  # rows, memory after they ran, peak of it
 
     def note(self, rows: int) -> None:
         """Remember what is taken now, after batches of so many rows have run."""
         now = own_memory()
-        started = sum(share_bytes(pid) for pid in descendants(os.getpid()))
         mapped = mapped_bytes(self._files)
-        taken = max(0, now.own - self._first.own) + started + mapped
+        started = descendants(os.getpid())
+        if started:
+            taken = sum(map(share_bytes, (os.getpid(), *started))) - self._first_share
+        else:
+            taken = now.own - self._first.own
+        taken = max(0, taken) + mapped
         # Code that was read from libraries is none of the model's.
         code = (now.resident - now.own) - (self._first.resident - self._first.own) - mapped
         self._notes.append((rows, taken, max(taken, now.peak - self._first.resident - max(0, code))))

@@ -58,6 +58,7 @@ class ProbeProcess:
         self._waits = False
         self._pid = 0
         self._first_bytes = 0
+        self._first_share = 0
         self._tail = bytearray()
         self._tree: dict[int, str] = {}  # by process id: when it started
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -81,6 +82,7 @@ class ProbeProcess:
                 other.close()
                 os.close(writer)
             self._first_bytes = written_bytes(self._pid)
+            self._first_share = await asyncio.to_thread(share_bytes, self._pid)
             return await self._supervise(mine, reader)
         finally:
             if number is not None and not self._ended.done():
@@ -209,12 +211,15 @@ class ProbeProcess:
         if own + sum(written_bytes(pid) for pid in self._tree) <= self._memory:
             return False
         # Processes that it forked share memory with it; what is shared is counted once here.
-        shares = await asyncio.to_thread(lambda: sum(share_bytes(pid) for pid in self._tree))
-        return own + shares > self._memory
+        pids = (self._pid, *self._tree)
+        shares = await asyncio.to_thread(lambda: sum(map(share_bytes, pids)))
+        return shares - self._first_share > self._memory
 
     def _look_at_tree(self) -> None:
         found = descendants(self._pid, most=self._limits.processes + 1)
-        self._tree = {pid: start for pid in found if (start := start_of(pid)) is not None}
+        # What was found before counts while it lives: where the process has ended, its children have other parents.
+        known = {pid: start for pid, start in self._tree.items() if start_of(pid) == start}
+        self._tree = known | {pid: start for pid in found if (start := start_of(pid)) is not None}
 
     def _process_ended(self, status: str) -> None:
         if not self._ended.done():
