@@ -101,7 +101,7 @@ class Catalogue:
                 loaded = entry.loaded
                 if loaded is None:
                     # Only what should answer and can't: one that loads, or was unloaded, is nothing to be woken for.
-                    if entry.state == ModelState.UNAVAILABLE and entry.reason != UNLOADED and entry.offer is None:
+                    if entry.state == ModelState.UNAVAILABLE and not entry.unloaded and entry.offer is None:
                         yield ModelSnapshot(model.name, entry.version, False, 0, None)
                 else:
                     yield ModelSnapshot(
@@ -153,6 +153,13 @@ class Catalogue:
         else:
             model.failure = shown
         self._emit(ModelLoadFailed(name, version, reason))
+
+    def note(self, name: str, version: str, state: ModelState, reason: str) -> None:
+        """Note a version that isn't to be served, and why. One that is loaded goes on serving."""
+        known = self._known(name, version)
+        if known.loaded is None and known.offer is None:
+            known.unloaded = True
+            known.set(state, self.shown(reason))
 
     def clear_failure(self, name: str) -> None:
         """What was noted of the whole model is over."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from time import monotonic, perf_counter
 from weakref import WeakValueDictionary
@@ -37,6 +36,7 @@ from salver.core.events import (
 )
 from salver.core.model import ModelSpec, ModelState
 from salver.core.signature import Signature
+from salver.monitoring.metrics import CacheSnapshot
 from salver.monitoring.statistics import ModelStatistics
 from salver.runtimes.base import Runtime
 from salver.runtimes.process.launcher import ProcessLauncher
@@ -99,6 +99,10 @@ class ModelCache(Catalogue):
         # A lock lives as long as somebody holds or awaits it.
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
         self._side_by_side = asyncio.Semaphore(concurrent_loads)
+        self._misses = 0
+        self._loaded_count = 0
+        self._failed_count = 0
+        self._load_seconds = 0.0
         self._loads: set[asyncio.Task[LoadedVersion]] = set()
         self._balancing: asyncio.Task[None] | None = None
         self._closed = False
@@ -133,6 +137,7 @@ class ModelCache(Catalogue):
         entry = self._to_load(name, version)
         self._check_waiting(entry)
         loading = self._begin_loading(entry)
+        self._misses += 1
         loading.waiters += 1
         until = monotonic() + _LOAD_WAIT_SECONDS if deadline is None else deadline
         try:
@@ -200,6 +205,36 @@ class ModelCache(Catalogue):
         if (name, version) not in self.routes:
             self._begin_loading(self._to_load(name, version)).is_wanted = True
 
+    def pin(self, name: str, version: str, pinned: bool) -> None:
+        """Say whether a version may be evicted, until the server ends.
+
+        Raises:
+            UnknownModel: there is no such version that is loaded on demand.
+        """
+        known = self._find(name, version)
+        if known is None or known.offer is None:
+            raise self._why_not(name, version)
+        known.offer.pinned = pinned
+        if known.loaded is not None:
+            self.reservations.repin(known.loaded, known.offer)
+
+    def cache_snapshot(self) -> CacheSnapshot:
+        """The cache as metrics see it."""
+        return CacheSnapshot(
+            hits=max(0, self.reservations.uses() - self._misses),
+            misses=self._misses,
+            loads=self._loaded_count,
+            failed_loads=self._failed_count,
+            load_seconds=self._load_seconds,
+            evictions=self.reservations.evictions,
+            loading=len(self.loading()),
+            loaded=self.reservations.enrolled,
+            memory={
+                device: (budget.limit, budget.known_bytes(), budget.seen_bytes())
+                for device, budget in self.reservations.budgets.items()
+            },
+        )
+
     async def evict(self, name: str, version: str) -> bool:
         """Give a version's memory back; the next request loads it again. False where it isn't loaded, or is in use.
 
@@ -211,6 +246,7 @@ class ModelCache(Catalogue):
             raise self._why_not(name, version)
         if entry.loaded is None or entry.offer is None or entry.loaded.pins:
             return False
+        self.reservations.note(entry.loaded, "on request")
         await self._evict(entry.loaded, "on request")
         return True
 
@@ -347,10 +383,13 @@ class ModelCache(Catalogue):
                 reserved.give_up()
             if known.loaded is None:
                 known.set(*before)
+            self._failed_count += 1
             if offer is None and isinstance(error, SalverError):
                 self.mark_failed(*key, str(error))
             raise
         seconds = perf_counter() - started
+        self._loaded_count += 1
+        self._load_seconds += seconds
         reserved.settle(loaded, seconds, offer or known.offer)
         replaced, known.loaded = known.loaded, loaded
         known.unloaded, known.failed_until = False, 0.0

@@ -218,9 +218,7 @@ class ServedRepository:
             raise InvalidArtifact(version.error)
         fetch = partial(self._find, entry, version)
         config = entry.config
-        self._models.offer(
-            Offer(entry.name, version.version, fetch=fetch, tenant=config.tenant, pinned=config.pinned)
-        )
+        self._models.offer(Offer(entry.name, version.version, fetch=fetch, tenant=config.tenant, pinned=config.pinned))
 
     async def _find(self, entry: ModelEntry, version: VersionEntry) -> ModelSpec:
         try:

@@ -90,6 +90,7 @@ class Reservations:
         self._factors: dict[str, float] = {}
         self._changed = asyncio.Event()
         self._freed_since_trim = 0
+        self._uses_before = 0
 
     async def reserve(self, spec: ModelSpec, offer: Offer | None) -> Reserved:
         """Set memory aside for a load, once there is room for it.
@@ -129,6 +130,7 @@ class Reservations:
     def retire(self, loaded: LoadedVersion, *, evicted: bool) -> None:
         """A version was taken out of service: it can't be asked to go any more."""
         if self._versions.pop(id(loaded.usage), None) is not None:
+            self._uses_before += loaded.usage.uses
             self._orders[loaded.device_budget].remove(loaded.usage, evicted=evicted)
 
     def enrol(self, device: str, loaded: LoadedVersion) -> None:
@@ -137,6 +139,15 @@ class Reservations:
         self._versions[id(loaded.usage)] = loaded
         self._orders[device].add(loaded.usage)
         self._changed.set()
+
+    @property
+    def enrolled(self) -> int:
+        """Versions in service."""
+        return len(self._versions)
+
+    def uses(self) -> int:
+        """Requests that versions in service had, and those before them."""
+        return self._uses_before + sum(loaded.usage.uses for loaded in self._versions.values())
 
     def ranking(self) -> Iterator[tuple[LoadedVersion, float]]:
         """Loaded versions and their values, those that go first before others."""
@@ -159,8 +170,11 @@ class Reservations:
                 async with self._turns[device]:
                     await self._trim()
                     if (missing := -budget.room()) > 0:
-                        victims = self._orders[device].victims(missing, may_go=self._may_go)
-                        await self._evict_all(victims or [], f"{missing} bytes more are in use than the budget has")
+                        order = self._orders[device]
+                        victims = order.victims(missing, may_go=self._may_go)
+                        if victims is None:
+                            victims = [usage for usage, _ in order.ranking() if self._may_go(usage)]
+                        await self._evict_all(victims, f"{_readable(missing)} more are in use than the budget has")
 
     def learn(self, spec: ModelSpec, files_bytes: int, size: int) -> None:
         """Note what a version of a runtime takes for the bytes of its files."""

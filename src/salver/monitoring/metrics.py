@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -30,6 +30,16 @@ METRICS = {
     "salver_response_cache_hits_total": "Answers that the response cache of a model version had.",
     "salver_response_cache_misses_total": "Answers that the response cache of a model version didn't have.",
     "salver_response_cache_bytes": "Bytes that the response cache of a model version takes.",
+    "salver_cache_hits_total": "Requests whose model version was loaded already.",
+    "salver_cache_misses_total": "Requests that had to wait for their model version to be loaded.",
+    "salver_cache_loads_total": "Loads of model versions, by outcome: ok or failed.",
+    "salver_cache_load_seconds_total": "Time that loads of model versions took.",
+    "salver_cache_evictions_total": "Model versions that had to go from memory for others.",
+    "salver_cache_loading": "Model versions that are being loaded on demand now.",
+    "salver_cache_models": "Model versions that are loaded.",
+    "salver_memory_budget_bytes": "Memory that the server may take on a device.",
+    "salver_memory_models_bytes": "Memory that loaded model versions were measured to take, and loads have reserved.",
+    "salver_memory_used_bytes": "Memory that the server is seen to have on a device.",
     "salver_model_ready": "1 for each model version that answers requests, 0 for each that should and can't.",
     "salver_model_memory_bytes": "Memory that a model version takes, as its runtime tells.",
     "salver_failed_requests_total": "Requests that a front end answered with an error, by the error's class.",
@@ -70,6 +80,30 @@ class ModelSnapshot:
     cached_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class CacheSnapshot:
+    """What metrics tell of the model cache.
+
+    Attributes:
+        hits, misses: requests that found their version loaded, and that had to wait for it.
+        loads, failed_loads, load_seconds: since the start.
+        evictions: since the start.
+        loading: versions that are being loaded on demand.
+        loaded: versions.
+        memory: device -> its budget, what is known to be taken, and what is seen to be in use, in bytes.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    loads: int = 0
+    failed_loads: int = 0
+    load_seconds: float = 0.0
+    evictions: int = 0
+    loading: int = 0
+    loaded: int = 0
+    memory: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+
+
 class FailedRequests:
     """Counts requests that a front end answered with an error."""
 
@@ -87,11 +121,18 @@ class Metrics(Collector):
     Args:
         snapshot: gives the model versions of this moment.
         failed: the requests that were answered with an error.
+        cache: tells of the model cache at this moment.
     """
 
-    def __init__(self, snapshot: Callable[[], Iterable[ModelSnapshot]], failed: FailedRequests) -> None:
+    def __init__(
+        self,
+        snapshot: Callable[[], Iterable[ModelSnapshot]],
+        failed: FailedRequests,
+        cache: Callable[[], CacheSnapshot] = CacheSnapshot,
+    ) -> None:
         self._snapshot = snapshot
         self._failed = failed
+        self._cache = cache
         self._version = version("salver")
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
@@ -141,7 +182,34 @@ class Metrics(Collector):
         failed = _counter("salver_failed_requests_total", ("front_end", "error"))
         for (front_end, error), count in list(self._failed.counts.items()):
             failed.add_metric([front_end, error], count)
+        yield from _cache_metrics(self._cache())
         yield from (ready, memory, in_flight, waiting, cached, *counters.values(), durations, failed)
+
+
+def _cache_metrics(cache: CacheSnapshot) -> Iterator[Metric]:
+    for name, value in (
+        ("salver_cache_hits_total", cache.hits),
+        ("salver_cache_misses_total", cache.misses),
+        ("salver_cache_load_seconds_total", cache.load_seconds),
+        ("salver_cache_evictions_total", cache.evictions),
+    ):
+        counter = _counter(name, ())
+        counter.add_metric((), value)
+        yield counter
+    loads = _counter("salver_cache_loads_total", ("outcome",))
+    loads.add_metric(("ok",), cache.loads)
+    loads.add_metric(("failed",), cache.failed_loads)
+    yield loads
+    for name, value in (("salver_cache_loading", cache.loading), ("salver_cache_models", cache.loaded)):
+        gauge = _gauge(name, ())
+        gauge.add_metric((), value)
+        yield gauge
+    names = ("salver_memory_budget_bytes", "salver_memory_models_bytes", "salver_memory_used_bytes")
+    for index, name in enumerate(names):
+        gauge = _gauge(name, ("device",))
+        for device, sizes in cache.memory.items():
+            gauge.add_metric((device,), sizes[index])
+        yield gauge
 
 
 def _gauge(name: str, labels: tuple[str, ...]) -> GaugeMetricFamily:
