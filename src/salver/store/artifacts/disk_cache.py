@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from salver.core.artifact import ArtifactFile, Manifest
@@ -16,9 +14,10 @@ from salver.store.artifacts.cache_folder import READ_ONLY, CacheFolder, copy, li
 from salver.store.artifacts.flights import Flights, Progress
 from salver.store.artifacts.hashing import check_sha256, hash_file
 from salver.store.artifacts.locks import KeyLocks
+from salver.store.artifacts.parallel import Count, Part, in_parallel
 from salver.store.artifacts.retries import disk_error
 from salver.store.artifacts.room import CachedArtifact, Room
-from salver.store.artifacts.transfer import CHUNK, PARALLEL, Cancelled, WrongSize, chunk_log, fill
+from salver.store.artifacts.transfer import CHUNK, Cancelled, WrongSize, chunk_log, fill
 
 LOCK_SECONDS = 3600.0
 """How long another process may take for a download that this one waits for."""
@@ -194,18 +193,14 @@ class DiskCache:
         paths: dict[str, list[Path]] = {}
         for file in files:
             paths.setdefault(file.sha256, []).append(staged / file.path)
-        done = _Count(total, tell)
+        done = Count(total, tell)
 
         def get(file: ArtifactFile) -> None:
             self._get_blob(file, paths[file.sha256], done, cancelled)
 
         small = [file for file in blobs.values() if file.size <= CHUNK]
         try:
-            if len(small) == 1 or self._store.local_blob(small[0].sha256 if small else "0" * 64) is not None:
-                for file in small:
-                    get(file)
-            elif small:
-                _in_parallel(get, small)
+            in_parallel(get, small)
             for file in blobs.values():
                 if file.size > CHUNK:
                     get(file)
@@ -213,7 +208,7 @@ class DiskCache:
             self._room.give_back(list(blobs.values()))
             raise
 
-    def _get_blob(self, file: ArtifactFile, paths: Sequence[Path], done: _Count, cancelled: Callable[[], bool]) -> None:
+    def _get_blob(self, file: ArtifactFile, paths: Sequence[Path], done: Count, cancelled: Callable[[], bool]) -> None:
         """Bring a blob into the cache, and to all places in an artifact where it belongs."""
         if not self._blobs.lock(file.sha256, exclusive=True, seconds=LOCK_SECONDS, cancelled=cancelled):
             raise Cancelled
@@ -236,11 +231,11 @@ class DiskCache:
         finally:
             self._blobs.unlock(file.sha256)
 
-    def _download_blob(self, file: ArtifactFile, blob: Path, done: _Count, cancelled: Callable[[], bool]) -> None:
+    def _download_blob(self, file: ArtifactFile, blob: Path, done: Count, cancelled: Callable[[], bool]) -> None:
         partial = self._folder.partial / file.sha256
         source = self._store.source(file.sha256)
         for _ in range(2):
-            came = _Part(done)
+            came = Part(done)
             try:
                 sha256 = fill(partial, source, file.size, on_bytes=came.add, cancelled=cancelled)
             except WrongSize:
@@ -279,38 +274,6 @@ class DiskCache:
         self._checked[file.sha256] = _state(path)
 
 
-class _Count:
-    """Bytes that have come, told to whoever listens."""
-
-    def __init__(self, total: int, tell: Progress) -> None:
-        self._lock = threading.Lock()
-        self._total = total
-        self._tell = tell
-        self._count = 0
-
-    def add(self, count: int) -> None:
-        with self._lock:
-            self._count += count
-            self._tell(self._count, self._total)
-
-
-class _Part:
-    """The bytes of one file, which may turn out to be wrong."""
-
-    def __init__(self, whole: _Count) -> None:
-        self._lock = threading.Lock()
-        self._whole = whole
-        self._count = 0
-
-    def add(self, count: int) -> None:
-        with self._lock:
-            self._count += count
-        self._whole.add(count)
-
-    def take_back(self) -> None:
-        self._whole.add(-self._count)
-
-
 def _remove_partial(partial: Path) -> None:
     chunk_log(partial).unlink(missing_ok=True)
     partial.unlink(missing_ok=True)
@@ -323,15 +286,6 @@ def link_or_missing(blob: Path, target: Path, missing: InvalidArtifact) -> bool:
         return link(blob, target)
     except FileNotFoundError:
         raise missing from None
-
-
-def _in_parallel(get: Callable[[ArtifactFile], None], files: Sequence[ArtifactFile]) -> None:
-    with ThreadPoolExecutor(min(PARALLEL, len(files)), "salver-fetch") as pool:
-        try:
-            for future in [pool.submit(get, file) for file in files]:
-                future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _state(path: Path) -> tuple[int, int, int, int]:

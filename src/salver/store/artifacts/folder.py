@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ class FolderBackend:
             return None
         except OSError as error:
             raise disk_error(error, f"{self.name}/{path}") from None
-        return _stored(path, status)
+        return _stored(path, status) if stat.S_ISREG(status.st_mode) else None
 
     def read(self, path: str, start: int, end: int) -> bytes:
         try:
