@@ -161,7 +161,7 @@ def test_check(example_repository: Path) -> None:
     assert report["disk_bytes"] == (example_repository / "digits" / "1" / "model.onnx").stat().st_size
     assert 0 < report["memory_bytes"] <= report["peak_bytes"] < 500 * 2**20
     assert 0 < report["load_seconds"] < 60
-    assert set(report["latency_p50_seconds"]) == {"1", "8"}
+    assert {"1", "8"} <= set(report["latency_p50_seconds"])
     text = output_of("check", example_repository / "digits")
     assert text.startswith("digits version 1: loads\n")
     assert "image FP32 [-1, 8, 8]" in text
@@ -196,7 +196,7 @@ def test_check_of_what_cannot_be_loaded(tmp_path: Path) -> None:
     assert reports["fine"]["ready"]
     assert "nothing_that_exists" in reports["broken"]["error"]
     assert "SIGSEGV" in reports["dying"]["error"]
-    assert "exit code 3" in reports["leaving"]["error"]
+    assert "exited with code 3" in reports["leaving"]["error"]
     assert "error: broken version 1: " in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -212,7 +212,7 @@ def test_check_gives_up_on_a_model_that_hangs(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text("import threading\nthreading.Event().wait()")
     done = salver("check", tmp_path / "model.py", "--timeout", "2")
     assert done.returncode == 1
-    assert "within 2 s" in done.stderr
+    assert "took longer than 2 s, and was ended while it loaded the model" in done.stderr
 
 
 def test_a_broken_pipe_is_quiet(typed: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,8 @@ import typer
 from salver.cli.output import note, print_json, print_rows, progress
 
 if TYPE_CHECKING:
+    from salver.core.model import ModelSpec
+    from salver.registration.probe.result import ProbeResult
     from salver.store.repository import ModelEntry, VersionEntry
 
 EXAMPLES = """\b
@@ -21,8 +24,9 @@ Examples:
   salver check models/ --allow-code        every model of a repository
   salver check models/iris --json          for scripts and CI
 
-The exit code is 1 if a model can't be loaded. Each version is loaded in a process of its own. Memory is what that
-process grew by, frameworks not counted. Latency is the median over synthetic inputs, called in the process."""
+The exit code is 1 if a model can't be served. Each version is probed as the model store does it: loaded and run in a
+process of its own. Memory is what that process grew by, frameworks not counted. Latency is the median over made-up
+inputs, called in the process."""
 
 
 def check(
@@ -41,17 +45,11 @@ def check(
 
     Shows each version's signature, size on disk and in memory, load time and latency.
     """
-    from salver.store.repository import scan
+    import asyncio
 
-    reports = []
-    for entry in scan(path).models.values():
-        for problem in entry.problems:
-            note(problem)
-        if entry.error:
-            reports.append({"name": entry.name, "version": "", "ready": False, "error": entry.error})
-        for version in entry.versions.values():
-            with progress(f"checking {entry.name} version {version.version}"):
-                reports.append(_check(path, entry, version, device=device, allow_code=allow_code, timeout=timeout))
+    # A Python file that is named itself needs no permission.
+    allow_code = allow_code or (path.suffix == ".py" and not path.is_dir())
+    reports = asyncio.run(_check_all(path, device=device, allow_code=allow_code, timeout=timeout))
     if json:
         print_json(reports)
     else:
@@ -65,59 +63,71 @@ def check(
         raise typer.Exit(1)
 
 
-def _check(
-    path: Path, entry: ModelEntry, version: VersionEntry, *, device: str, allow_code: bool, timeout: float
+async def _check_all(path: Path, *, device: str, allow_code: bool, timeout: float) -> list[dict[str, Any]]:
+    import logging
+
+    from salver.registration.probe.limits import ProbeLimits
+    from salver.registration.probe.prober import Prober
+    from salver.store.repository import scan
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)  # what models print
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    prober = Prober()
+    probe = partial(prober.probe, allow_code=allow_code, limits=ProbeLimits(seconds=timeout))
+    reports: list[dict[str, Any]] = []
+    try:
+        for entry in scan(path).models.values():
+            for problem in entry.problems:
+                note(problem)
+            if entry.error:
+                reports.append({"name": entry.name, "version": "", "ready": False, "error": entry.error})
+            for version in entry.versions.values():
+                with progress(f"checking {entry.name} version {version.version}"):
+                    reports.append(await _check(probe, entry, version, device))
+    finally:
+        await prober.close()
+    return reports
+
+
+async def _check(
+    probe: Callable[[ModelSpec], Awaitable[ProbeResult]], entry: ModelEntry, version: VersionEntry, device: str
 ) -> dict[str, Any]:
     from salver.core.errors import LoadError
     from salver.runtimes.detect import detect
+    from salver.store.repository import to_spec
 
     report: dict[str, Any] = {"name": entry.name, "version": version.version, "ready": False}
     if version.error:
         return {**report, "error": version.error}
     try:
         runtime, artifact = detect(version.path, entry.config.runtime)
+        report |= {"runtime": runtime, "artifact": str(artifact), "disk_bytes": _disk_bytes(version.path)}
+        spec = to_spec(entry, version.version, runtime=runtime, artifact=artifact)
+        result = await probe(spec if device == "auto" else replace(spec, device=device))
     except LoadError as error:
         return {**report, "error": str(error)}
-    request = {
-        "path": str(path),
-        "name": entry.name,
-        "version": version.version,
-        "runtime": runtime,
-        "device": device,
-        "allow_code": allow_code,
+    return {**report, "ready": True, **_describe(result)}
+
+
+def _describe(result: ProbeResult) -> dict[str, Any]:
+    from salver.wire.v2_metadata import encode_tensor
+
+    measured = result.probe
+    return {
+        "platform": measured.platform,
+        "device": measured.device,
+        "inputs": [encode_tensor(spec) for spec in result.signature.inputs],
+        "outputs": [encode_tensor(spec) for spec in result.signature.outputs],
+        "batched": result.signature.batched,
+        "memory_bytes": measured.memory_bytes,
+        "peak_bytes": measured.peak_memory_bytes,
+        "device_memory_bytes": measured.device_memory_bytes,
+        "load_seconds": measured.load_seconds,
+        "latency_p50_seconds": {str(rows): seconds for rows, seconds in measured.latency_seconds.items()},
+        "max_batch_size": measured.max_batch_size,
+        "batch_size_reason": measured.batch_size_reason,
+        **({"note": "; ".join(result.notes)} if result.notes else {}),
     }
-    measured = _run_probe(request, timeout)
-    report |= {"runtime": runtime, "artifact": str(artifact), "disk_bytes": _disk_bytes(version.path)}
-    measured.pop("versions", None)
-    return {**report, "ready": "error" not in measured, **measured}
-
-
-def _run_probe(request: dict[str, Any], timeout: float) -> dict[str, Any]:
-    import os
-
-    import orjson
-
-    reader, writer = os.pipe()
-    with os.fdopen(reader, "rb") as reports:
-        command = [sys.executable, "-m", "salver.cli.probe", orjson.dumps({**request, "report_to": writer}).decode()]
-        # What the model prints goes to stderr, and Ctrl-C comes to this process alone.
-        process = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), pass_fds=(writer,), start_new_session=True
-        )
-        os.close(writer)
-        try:
-            code = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return {"error": f"it wasn't loaded and measured within {timeout:g} s (--timeout)"}
-        finally:
-            process.kill()
-            process.wait()
-        content = reports.read()
-    if content:
-        report: dict[str, Any] = orjson.loads(content)
-        return report
-    died = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-    return {"error": f"loading or running it ended the process {died}"}
 
 
 def _disk_bytes(path: Path) -> int:
@@ -130,8 +140,13 @@ def _show(report: dict[str, Any]) -> None:
     if not report["ready"]:
         typer.echo(f"{name}: can't be loaded\n")
         return
+    from salver.registration.probe.limits import show_size
+
+    shown = (1, 8, report["max_batch_size"])
     latency = ", ".join(
-        f"{seconds * 1000:.3g} ms at batch {size}" for size, seconds in report["latency_p50_seconds"].items()
+        f"{seconds * 1000:.3g} ms at batch {size}"
+        for size, seconds in report["latency_p50_seconds"].items()
+        if int(size) in shown
     )
     typer.echo(f"{name}: loads")
     print_rows(
@@ -141,8 +156,11 @@ def _show(report: dict[str, Any]) -> None:
             *_tensor_rows("  inputs", report["inputs"]),
             *_tensor_rows("  outputs", report["outputs"]),
             ["  batches", "yes" if report["batched"] else "no"],
-            ["  on disk", _size(report["disk_bytes"])],
-            ["  in memory", f"{_size(report['memory_bytes'])}, at most {_size(report['peak_bytes'])} on the way"],
+            ["  on disk", show_size(report["disk_bytes"])],
+            [
+                "  in memory",
+                f"{show_size(report['memory_bytes'])}, at most {show_size(report['peak_bytes'])} on the way",
+            ],
             ["  load time", f"{report['load_seconds']:.3g} s"],
             ["  latency", latency or "not measured"],
         ],
@@ -155,11 +173,3 @@ def _show(report: dict[str, Any]) -> None:
 def _tensor_rows(label: str, tensors: list[dict[str, Any]]) -> list[list[str]]:
     texts = [f"{each['name']} {each['datatype']} {each['shape']}" for each in tensors] or ["not told before it has run"]
     return [[label if index == 0 else "", text] for index, text in enumerate(texts)]
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}" if unit != "bytes" else f"{count:.0f} bytes"
-        count /= 1024
-    return f"{count:.3g} GiB"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,5 +69,8 @@ def _cgroup_free() -> int | None:
 
 def show_size(size: float) -> str:
     """Bytes for people: "3.2 GiB"."""
-    power = min(4, int(math.log(size, 1024))) if size >= 1 else 0
-    return f"{size / 1024**power:.3g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.4g} TiB"
