@@ -17,11 +17,13 @@ import h2corn
 import h2corn._lib
 import uvloop
 
-from salver.assembly import build_engine
+from salver.assembly import build_engine, open_store
 from salver.config import ServerSettings
 from salver.core.errors import SalverError
 from salver.engine import Engine
+from salver.frontends.cache_api import cache_app
 from salver.frontends.http import Receive, Scope, Send
+from salver.frontends.json_api import JsonApi
 from salver.frontends.pages import PagesApp
 from salver.frontends.request_log import Application, RequestLog
 from salver.frontends.v2 import V2Api
@@ -29,6 +31,7 @@ from salver.frontends.v2_grpc import GrpcApp
 from salver.frontends.v2_rest import RestApp
 from salver.monitoring.logs import configure_logging
 from salver.monitoring.metrics import FailedRequests, Metrics
+from salver.registration.model_store import ModelStore
 from salver.runtimes.settings import cores
 
 _log = logging.getLogger("salver.server")
@@ -42,19 +45,25 @@ class Applications:
     Attributes:
         rest: the V2 protocol over HTTP.
         grpc: the V2 protocol over gRPC.
+        management: the model store's API, and the model cache's.
         pages: metrics, documentation, and whatever else is asked for.
     """
 
     rest: RestApp
     grpc: GrpcApp
+    management: ManagementApp
     pages: PagesApp
 
     # Plain functions that give the application's own awaitable: a coroutine around it would cost every request.
 
     def http(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """REST and pages: the listener beside which gRPC has one of its own."""
-        application = self.rest if scope["path"].startswith("/v2") else self.pages
-        return application(scope, receive, send)
+        path = scope["path"]
+        if path.startswith("/v2"):
+            return self.rest(scope, receive, send)
+        if path.startswith("/api/"):
+            return self.management(scope, receive, send)
+        return self.pages(scope, receive, send)
 
     def everything(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """REST, pages and gRPC on one listener."""
@@ -63,7 +72,23 @@ class Applications:
             return self.rest(scope, receive, send)
         if path.startswith("/inference.") or is_grpc(scope):
             return self.grpc(scope, receive, send)
+        if path.startswith("/api/"):
+            return self.management(scope, receive, send)
         return self.pages(scope, receive, send)
+
+
+@dataclass(frozen=True, slots=True)
+class ManagementApp:
+    """Passes calls of ``/api`` on: of the cache, and of the model store where there is one."""
+
+    cache: JsonApi
+    store: Application | None
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The ASGI application."""
+        if self.store is None or scope["path"].startswith("/api/v1/cache"):
+            return self.cache(scope, receive, send)
+        return self.store(scope, receive, send)
 
 
 def is_grpc(scope: Scope) -> bool:
@@ -71,11 +96,13 @@ def is_grpc(scope: Scope) -> bool:
     return any(name == b"content-type" and value.startswith(b"application/grpc") for name, value in scope["headers"])
 
 
-def build_applications(engine: Engine, settings: ServerSettings) -> tuple[V2Api, Applications]:
-    """The front ends over an engine."""
+def build_applications(
+    engine: Engine, settings: ServerSettings, store: ModelStore | None = None
+) -> tuple[V2Api, Applications]:
+    """The front ends over an engine, and over a model store where there is one."""
     api = V2Api(engine)
     failed = FailedRequests()
-    metrics = Metrics(engine.models.snapshot, failed)
+    metrics = Metrics(engine.models.snapshot, failed, engine.models.cache_snapshot)
     return api, Applications(
         rest=RestApp(
             api,
@@ -86,6 +113,10 @@ def build_applications(engine: Engine, settings: ServerSettings) -> tuple[V2Api,
             api,
             max_request_bytes=settings.max_request_bytes,
             failed=failed,
+        ),
+        management=ManagementApp(
+            cache=cache_app(engine.models, failed=failed),
+            store=None,  # TODO-WIRE
         ),
         pages=PagesApp(metrics),
     )
@@ -128,12 +159,17 @@ async def serve(settings: ServerSettings) -> None:
     Raises:
         SalverError: a port can't be listened on, or nothing could be loaded.
     """
-    engine = build_engine(settings)
-    api, applications = build_applications(engine, settings)
+    store = await asyncio.to_thread(open_store, settings) if settings.store is not None else None
+    engine = build_engine(settings, store=store)
+    api, applications = build_applications(engine, settings, store)
     ports = [settings.port] if settings.grpc_port is None else [settings.port, settings.grpc_port]
     with ExitStack() as listeners:
         sockets = [listeners.enter_context(_listen(settings.host, port)) for port in ports]
-        await _serve_on(sockets, settings, engine, api, applications)
+        try:
+            await _serve_on(sockets, settings, engine, api, applications, store)
+        finally:
+            if store is not None:
+                await asyncio.to_thread(store.registry.close)
 
 
 async def _serve_on(
@@ -142,6 +178,7 @@ async def _serve_on(
     engine: Engine,
     api: V2Api,
     applications: Applications,
+    store: ModelStore | None,
 ) -> None:
     servers = _servers(settings, applications, sockets)
     stop = asyncio.Event()
@@ -149,7 +186,7 @@ async def _serve_on(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop_or_exit, stop)
     serving = [asyncio.create_task(server.serve()) for server in servers]
-    loading = asyncio.create_task(_load(engine, servers))
+    loading = asyncio.create_task(_load(engine, servers, store))
     try:
         await _until_stopped(stop, serving, loading)
     finally:
@@ -166,6 +203,8 @@ async def _serve_on(
                 listener.shutdown(socket.SHUT_RDWR)
         ended = await asyncio.gather(*serving, loading, return_exceptions=True)
         # One budget for both: what the listeners have waited for already isn't waited for again.
+        if store is not None:
+            await store.close()
         await engine.close(max(1.0, settings.drain_timeout - (loop.time() - stopped)))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
@@ -194,7 +233,7 @@ def _stop_or_exit(stop: asyncio.Event) -> None:
     stop.set()
 
 
-async def _load(engine: Engine, servers: Sequence[h2corn.Server]) -> None:
+async def _load(engine: Engine, servers: Sequence[h2corn.Server], store: ModelStore | None) -> None:
     for server in servers:
         await server.wait_started()
     addresses = " and ".join(
@@ -203,12 +242,16 @@ async def _load(engine: Engine, servers: Sequence[h2corn.Server]) -> None:
     )
     _log.info("listening on %s", addresses)
     await engine.start()
+    if store is not None:
+        await store.start()
     # What is there now stays: the garbage collector needn't look at it again. And what a round of requests makes is
     # gone when the round ends, so by the usual threshold of 700 it would look for cycles in vain after every few.
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
-    _log.info("ready: %d model versions are loaded", len(engine.models.loaded()))
+    loaded, known = len(engine.models.loaded()), engine.models.known_count()
+    more = f"; {known} are known, and loaded when they are asked for" if known > loaded else ""
+    _log.info("ready: %d model versions are loaded%s", loaded, more)
 
 
 def _servers(

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
 from time import monotonic, perf_counter_ns
+from typing import Protocol
 
 from salver.cache.loaded_version import LoadedVersion
 from salver.cache.model_cache import ModelCache
-from salver.cache.repository import ServedRepository
 from salver.cache.response_cache import key_bytes, key_of
 from salver.core.errors import DeadlineExceeded, InvalidInput, Overloaded, SalverError, UnknownOutput
 from salver.core.request import InferenceRequest, InferenceResponse
@@ -27,6 +27,37 @@ _CLOCKS_APART = 0.05
 """Seconds by which a client's deadline may come before ours: ours begins when its call has arrived."""
 
 
+class Source(Protocol):
+    """Where a node's models come from: a repository, or a registry.
+
+    Attributes:
+        loaded: what it held at the start has been loaded, offered, or has failed to be.
+    """
+
+    loaded: bool
+
+    async def start(self) -> None:
+        """Load or offer what there is, and follow what changes.
+
+        Raises:
+            SalverError: there is nothing to serve, or it can't be reached.
+        """
+
+    async def load(self, name: str) -> None:
+        """Load, or load again, a model; it is served from then on.
+
+        Raises:
+            UnknownModel: there is no such model.
+            LoadError: it can't be loaded.
+        """
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of service, until :meth:`load`."""
+
+    async def close(self) -> None:
+        """Follow changes no more."""
+
+
 class Engine:
     """Runs requests on the models of a node.
 
@@ -40,9 +71,7 @@ class Engine:
         in_flight: requests that run or wait.
     """
 
-    def __init__(
-        self, *, models: ModelCache, repository: ServedRepository, max_concurrent_requests: int = 10_000
-    ) -> None:
+    def __init__(self, *, models: ModelCache, repository: Source, max_concurrent_requests: int = 10_000) -> None:
         self.models = models
         self.repository = repository
         self.in_flight = 0

@@ -126,8 +126,8 @@ class Catalogue:
         ]
 
     def known_count(self) -> int:
-        """How many versions there are, loaded or not."""
-        return sum(len(model.versions) for model in self._models.values())
+        """How many versions requests can have, loaded or not."""
+        return sum(known.is_usable for model in self._models.values() for known in model.versions.values())
 
     def set_aliases(self, name: str, aliases: Mapping[str, str]) -> None:
         """Give a model's versions other names, in place of those that there were."""

@@ -17,6 +17,7 @@ from salver.cache.offer import Offer
 from salver.core.errors import ModelUnavailable, SalverError, StoreUnavailable, UnknownModel
 from salver.core.model import ModelSpec, ModelState
 from salver.core.registry import ModelVersion, VersionState
+from salver.runtimes.detect import detect
 from salver.store.artifacts.disk_cache import DiskCache
 from salver.store.registered import spec_of
 from salver.store.registry.registry import Registry
@@ -172,7 +173,7 @@ class RegisteredModels:
             holding.add_done_callback(partial(self._release_late, version.digest))
             raise
         try:
-            return await loop.run_in_executor(self._threads, spec_of, version, folder)
+            return await loop.run_in_executor(self._threads, partial(spec_of, version, folder, detect=detect))
         except BaseException:
             self._release(version.digest)
             raise

@@ -8,6 +8,8 @@ from typing import Any
 from salver.cache.loaded_version import LoadedVersion
 from salver.cache.model_cache import ModelCache
 from salver.core.errors import InvalidRequest, ModelInUse, SalverError
+from salver.frontends.json_api import JsonApi, JsonCall
+from salver.monitoring.metrics import FailedRequests
 
 MAX_HINTS = 1000
 """Models that one request may name."""
@@ -101,6 +103,39 @@ class CacheApi:
         """
         self._models.pin(name, version, pinned)
         return {"name": name, "version": version, "pinned": pinned}
+
+
+def cache_app(models: ModelCache, *, failed: FailedRequests) -> JsonApi:
+    """The ASGI application of ``/api/v1/cache``."""
+    api = CacheApi(models)
+
+    async def show(_: JsonCall) -> tuple[int, Any]:
+        return 200, api.show()
+
+    async def prefetch(call: JsonCall) -> tuple[int, Any]:
+        return 202, api.prefetch(call.body)
+
+    async def evict(call: JsonCall) -> tuple[int, Any]:
+        return 200, await api.evict(call.names["name"], call.names["version"])
+
+    async def pin(call: JsonCall) -> tuple[int, Any]:
+        return 200, api.pin(call.names["name"], call.names["version"], pinned=True)
+
+    async def unpin(call: JsonCall) -> tuple[int, Any]:
+        return 200, api.pin(call.names["name"], call.names["version"], pinned=False)
+
+    version = "/api/v1/cache/models/{name}/versions/{version}"
+    return JsonApi(
+        {
+            ("GET", "/api/v1/cache"): show,
+            ("POST", "/api/v1/cache/prefetch"): prefetch,
+            ("DELETE", version): evict,
+            ("PUT", f"{version}/pin"): pin,
+            ("DELETE", f"{version}/pin"): unpin,
+        },
+        front_end="cache",
+        failed=failed,
+    )
 
 
 def _loaded(loaded: LoadedVersion, value: float) -> dict[str, Any]:
