@@ -149,6 +149,8 @@ class FsspecBackend:
                 system, root = fsspec.core.url_to_fs(
                     self._url, skip_instance_cache=True, use_listings_cache=False, **self._options
                 )
+                if self._protocol in ("s3", "s3a"):
+                    system.retries = 2  # it is tried again here, too
                 self._made = (os.getpid(), system, root)
             return self._made[1], self._made[2]
 

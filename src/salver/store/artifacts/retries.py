@@ -99,6 +99,7 @@ def disk_error(error: OSError, place: str) -> StoreUnavailable:
         errno.EACCES: "access is denied; check who owns the folder",
         errno.EPERM: "access is denied; check who owns the folder",
         errno.ENOTDIR: "a file stands where a folder is needed",
+        errno.EEXIST: "a file stands where a folder is needed",
     }
     hint = hints.get(error.errno or 0, error.strerror or type(error).__name__)
     return StoreUnavailable(f"{masked(place)}: {hint}")
