@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from registered_versions import DIGEST, OTHER_DIGEST, PROBE, SIGNATURE, ready, set_ready, version
@@ -19,6 +20,7 @@ from salver.core.errors import (
     VersionExists,
 )
 from salver.core.registry import ModelVersion, Node, VersionMetadata, VersionState
+from salver.store.registry import following
 from salver.store.registry.registry import Registry
 
 METADATA = VersionMetadata(
@@ -285,6 +287,16 @@ def test_a_model_says_what_its_newest_version_that_says_it_says(registry: Regist
     assert registry.models()[0] == registry.model("iris")
 
 
+def test_lists_leave_out_what_may_be_large(registry: Registry) -> None:
+    given = dataclasses.replace(version(owner="ann", properties={"a": 1}), config={"threads": 2})
+    made = registry.register(given, actor="ann")
+    probed = set_ready(registry, "iris", "1")
+    assert probed.metadata == made.metadata == given.metadata
+    brief = dataclasses.replace(probed, config={}, metadata=VersionMetadata(owner="ann"))
+    assert registry.models()[0].versions == (brief,)
+    assert registry.model("iris").versions == (probed,)
+
+
 def test_changes_come_in_pages_in_the_order_of_commits(registry: Registry) -> None:
     for number in range(1, 8):
         ready(registry, f"m{number}")
@@ -307,6 +319,17 @@ def test_changes_come_in_pages_in_the_order_of_commits(registry: Registry) -> No
     assert registry.changes(10**9) == everything, "a backup was put back"
 
 
+def test_large_changes_come_in_small_pages(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "MAX_BYTES", 300)
+    for size in (10, 200, 10, 1000, 1000, 10, 10):
+        registry.register(version(properties={"x": "y" * size}), actor="ann")
+    pages, since = [], 0
+    while (page := registry.changes(since)).revision != since:
+        since = page.revision
+        pages.append("".join(each.version for each in page.versions))
+    assert pages == ["1234", "5", "67"]
+
+
 def test_the_audit_trail_comes_in_pages(registry: Registry) -> None:
     for name in ("a", "b", "a"):
         registry.register(version(name), actor="ann")
@@ -319,6 +342,22 @@ def test_the_audit_trail_comes_in_pages(registry: Registry) -> None:
     assert newest[0].details == {"digest": DIGEST, "size": 12}
     with pytest.raises(InvalidRequest, match="limit"):
         registry.audit(limit=0)
+
+
+def test_every_action_of_the_audit_trail_is_documented(sqlite: Registry) -> None:
+    registry = sqlite
+    registry.register(version(number="1"), actor="ann")
+    registry.set_failed("iris", "1", reason="bad", actor="ann")
+    registry.register(version(number="1"), actor="ann")
+    for _ in range(2):
+        number = ready(registry)
+        registry.set_alias("iris", "prod", number, actor="ann")
+    registry.delete("iris", "2", actor="ann")
+    registry.delete_alias("iris", "prod", actor="ann")
+    registry.delete_model("iris", actor="ann")
+    document = (Path(__file__).parents[3] / "docs" / "registry.md").read_text(encoding="utf-8")
+    table = document.partition("## Audit trail")[2].partition("##")[0]
+    assert {entry.action for entry in registry.audit()} == set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
 
 
 def test_live_digests_are_those_that_a_version_needs(registry: Registry) -> None:

@@ -25,7 +25,7 @@ from salver.core.registry import (
     check_alias,
 )
 from salver.core.signature import Signature
-from salver.store.registry import node_rows
+from salver.store.registry import following, node_rows
 from salver.store.registry.change import Change
 from salver.store.registry.checks import MAX_REASON, check_limit, known_name, storable, version_values
 from salver.store.registry.database import Database
@@ -43,7 +43,7 @@ from salver.store.registry.rows import (
     version_from,
 )
 from salver.store.registry.serialized import probe_text, signature_text
-from salver.store.registry.tables import Values, aliases, audit, counter, models, version_tags, versions
+from salver.store.registry.tables import Values, aliases, audit, models, version_tags, versions
 
 _AFTER_NAMES = "\x7f"
 """Sorts after every character of a name."""
@@ -175,7 +175,7 @@ class Registry:
         self, *, prefix: str = "", tag: tuple[str, str] | None = None, after: str = "", limit: int = 100
     ) -> list[RegisteredModel]:
         """A page of models by name: those after ``after``, with names that begin with ``prefix``, a version of which
-        has the tag (name and value).
+        has the tag (name and value). What may be large isn't told in lists: the versions' config and properties are {}.
 
         Raises:
             InvalidRequest: the limit isn't one.
@@ -195,7 +195,7 @@ class Registry:
             query = query.where(name >= prefix, name < prefix + _AFTER_NAMES)
         with self._database.read() as connection:
             names = connection.execute(query.order_by(name).limit(limit)).scalars().all()
-            return registered(connection, names)
+            return registered(connection, names, brief=True)
 
     def resolve(self, name: str, reference: str) -> ModelVersion:
         """The version that a reference means: a version, ``@ALIAS``, or "" for the newest READY one.
@@ -320,26 +320,12 @@ class Registry:
     def changes(self, since: int, *, limit: int = 1000) -> RegistryChanges:
         """What changed after a revision, as it is now, in the order of revisions; 0 for everything.
 
-        At most ``limit`` versions and models with changed aliases come at once: ask again from the answer's revision
-        until it stays the same. A revision above the registry's own, as after a backup was put back, counts as 0.
+        At most ``limit`` versions and models with changed aliases come at once, and fewer where they are large: ask
+        again from the answer's revision until it stays the same. A revision above the registry's own, as after a backup
+        was put back, counts as 0.
         """
         with self._database.read() as connection:
-            revision: int = connection.execute(select(counter.c.revision)).scalar_one()
-            if since == revision:
-                return RegistryChanges(revision)
-            if since > revision:
-                since = 0
-            changed = select(versions).where(versions.c.revision > since).order_by(versions.c.revision)
-            rows = connection.execute(changed.limit(limit + 1)).all()
-            marked = select(models.c.name, models.c.aliases_revision.label("revision"))
-            marked = marked.where(models.c.aliases_revision > since).order_by(models.c.aliases_revision)
-            marks = connection.execute(marked.limit(limit + 1)).all()
-            revisions = sorted([row.revision for row in rows] + [mark.revision for mark in marks])
-            if len(revisions) > limit:
-                revision = revisions[limit - 1]
-            names = [mark.name for mark in marks if mark.revision <= revision]
-            told = tuple(version_from(row) for row in rows if row.revision <= revision)
-            return RegistryChanges(revision, told, aliases_of(connection, names))
+            return following.changes(connection, since, limit)
 
     def beat(self, node: Node) -> None:
         """A server tells of itself; its ``age_seconds`` is passed over."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, select
+from sqlalchemy import ColumnElement, Connection, Row, func, literal, select
 
 from salver.core.errors import UnknownModel
 from salver.core.registry import AuditEntry, ModelVersion, RegisteredModel, VersionMetadata, VersionState
@@ -118,10 +118,12 @@ def aliases_of(connection: Connection, names: Sequence[str]) -> dict[str, dict[s
     return found
 
 
-def registered(connection: Connection, names: Sequence[str]) -> list[RegisteredModel]:
-    """Models with their versions and aliases, in the order of the names."""
+def registered(connection: Connection, names: Sequence[str], *, brief: bool = False) -> list[RegisteredModel]:
+    """Models with their versions and aliases, in the order of the names; in brief, without config and properties."""
     of_model: dict[str, list[ModelVersion]] = {name: [] for name in names}
-    query = select(versions).where(versions.c.name.in_(names), not_deleted())
+    large = {"config", "properties"} if brief else set()
+    columns = [literal("{}").label(column.name) if column.name in large else column for column in versions.c]
+    query = select(*columns).where(versions.c.name.in_(names), not_deleted())
     for row in connection.execute(query.order_by(versions.c.name, versions.c.sort_key)):
         of_model[row.name].append(version_from(row))
     created = {row.name: row.created_at for row in connection.execute(select(models).where(models.c.name.in_(names)))}
