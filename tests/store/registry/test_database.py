@@ -18,7 +18,7 @@ from postgresql import PASSWORD, PostgresqlServer
 from registered_versions import ready, version
 from sqlalchemy import Connection, create_engine, text
 
-from salver.core.errors import InvalidConfig, StoreUnavailable
+from salver.core.errors import InvalidConfig, MissingDependency, StoreUnavailable
 from salver.store.registry import database as database_module
 from salver.store.registry.database import Database
 from salver.store.registry.migration import HEAD, scripts
@@ -179,6 +179,12 @@ def test_urls_that_cannot_be_a_registrys(url: str, problem: str) -> None:
         Registry.open(url)
     assert problem in str(caught.value)
     assert "p4ss" not in str(caught.value)
+
+
+def test_postgresql_without_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(MissingDependency, match=r"pip install 'salver\[postgresql\]'"):
+        Registry.open("postgresql://u:p4ss@localhost/db")
 
 
 def test_files_that_cannot_be_a_registry(tmp_path: Path) -> None:
