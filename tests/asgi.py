@@ -66,6 +66,7 @@ async def call(
     body: bytes | Iterable[bytes] | object = b"",
     headers: dict[str, str] | None = None,
     *,
+    query: str = "",
     leaves: bool = False,
     send: Callable[[Any], Awaitable[None]] | None = None,
 ) -> Answer:
@@ -73,6 +74,7 @@ async def call(
 
     Args:
         body: bytes, a list of chunks, or anything else, which is sent as JSON.
+        query: what stands in the URL behind "?".
         leaves: the client leaves before the body has ended.
         send: takes the messages in place of the answer.
     """
@@ -100,7 +102,7 @@ async def call(
         "method": method,
         "path": path,
         "raw_path": path.encode(errors="replace"),
-        "query_string": b"",
+        "query_string": query.encode(),
         "headers": [
             (name.lower().encode(), value.encode("latin-1")) for name, value in {**given, **(headers or {})}.items()
         ],

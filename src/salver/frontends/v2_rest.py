@@ -161,29 +161,7 @@ class RestApp:
         except ClientLeft:
             _log.debug("%s %s: the client left", scope["method"], path)
         except Exception as error:  # noqa: BLE001  the last line of defence: nothing else may reach the client
-            await self._answer_error(error, scope, send)
-
-    async def _answer_error(self, error: Exception, scope: Scope, send: Send) -> None:
-        if scope["type"] != "http":  # a websocket, which nothing here speaks
-            await send({"type": "websocket.close"})
-            return
-        if not isinstance(error, SalverError):
-            _log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
-            error = InternalError(f"internal error; the server's log has it under request id {current_request_id()}")
-        status = status_of(error, STATUSES)
-        level = logging.WARNING if status >= 500 else logging.DEBUG
-        _log.log(level, "%s %s: %d %s", scope["method"], scope["path"], status, error)
-        self._failed.add("rest", error)
-        extra = [id_header()]
-        if isinstance(error, errors.Overloaded):
-            extra.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after))))
-        elif isinstance(error, MethodNotAllowed):
-            extra.append((b"allow", ", ".join(error.allowed).encode()))
-        try:
-            await send_answer(send, status, orjson.dumps({"error": error_text(error)}), JSON, extra)
-        except (ClientLeft, RuntimeError):
-            # The connection is gone, or an answer had begun: there is nobody left to tell.
-            _log.debug("the error couldn't be sent", exc_info=True)
+            await answer_error(error, scope, send, failed=self._failed)
 
     def _route(self, path: str, method: str) -> tuple[Handler, str, str]:
         rest = path.removeprefix("/v2").rstrip("/")
@@ -365,6 +343,32 @@ class RestApp:
 
     async def _no_regions(self, call: Call) -> None:
         await call.answer([])
+
+
+async def answer_error(
+    error: Exception, scope: Scope, send: Send, *, failed: FailedRequests, front_end: str = "rest"
+) -> None:
+    """Tell a client what went wrong, and count it. What isn't Salver's error is logged, and nothing told of it."""
+    if scope["type"] != "http":  # a websocket, which nothing here speaks
+        await send({"type": "websocket.close"})
+        return
+    if not isinstance(error, SalverError):
+        _log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+        error = InternalError(f"internal error; the server's log has it under request id {current_request_id()}")
+    status = status_of(error, STATUSES)
+    level = logging.WARNING if status >= 500 else logging.DEBUG
+    _log.log(level, "%s %s: %d %s", scope["method"], scope["path"], status, error)
+    failed.add(front_end, error)
+    extra = [id_header()]
+    if isinstance(error, errors.Overloaded):
+        extra.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after))))
+    elif isinstance(error, MethodNotAllowed):
+        extra.append((b"allow", ", ".join(error.allowed).encode()))
+    try:
+        await send_answer(send, status, orjson.dumps({"error": error_text(error)}), JSON, extra)
+    except (ClientLeft, RuntimeError):
+        # The connection is gone, or an answer had begun: there is nobody left to tell.
+        _log.debug("the error couldn't be sent", exc_info=True)
 
 
 async def _close_off(error: Departed, send: Send) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from salver.core.artifact import ArtifactFile, Manifest
 from salver.core.errors import (
     Conflict,
+    InvalidArtifact,
     InvalidConfig,
     ModelInUse,
     NotFound,
@@ -247,15 +248,15 @@ class ModelStore:
         """
         await self._run(self.registry.get, name, version)
         if not force:
-            await self._run(self._refuse_used, f"{name}/{version}")
+            await self._run(self._refuse_used, name, {version})
         await self._run(self.registry.delete, name, version, actor=actor)
         self._garbage.note_deletion()
 
     async def delete_model(self, name: str, *, actor: str, force: bool = False) -> None:
         """Delete a model's versions and aliases. Raises as :meth:`delete`; aliases don't matter."""
-        await self._run(self.registry.model, name)
+        model = await self._run(self.registry.model, name)
         if not force:
-            await self._run(self._refuse_used, f"{name}/")
+            await self._run(self._refuse_used, name, {each.version for each in model.versions})
         await self._run(self.registry.delete_model, name, actor=actor)
         self._garbage.note_deletion()
 
@@ -290,6 +291,10 @@ class ModelStore:
             block = await self._run(
                 self.artifacts.read_blob, file.sha256, start=start, end=min(end, start + CHUNK_BYTES)
             )
+            if not block:
+                raise InvalidArtifact(
+                    f"{file.path!r} is shorter in the artifact store than it was; push the model again"
+                )
             yield block
             start += len(block)
 
@@ -388,16 +393,20 @@ class ModelStore:
             config = read_config(path)
         return config.model_dump(mode="json", exclude_unset=True)
 
-    def _refuse_used(self, prefix: str) -> None:
-        """Refuse to delete what serves: ``NAME/VERSION``, or ``NAME/`` for any version."""
+    def _refuse_used(self, name: str, versions: Collection[str]) -> None:
+        """Refuse to delete versions of a model that serve.
+
+        Raises:
+            ModelInUse: a server has used one of them in the last minute.
+        """
         for node in self.registry.nodes(within=_NODE_ALIVE):
-            for key, seconds in node.loaded.items():
-                ago = seconds + node.age_seconds
-                if ago < _RECENTLY_USED and (key.startswith(prefix) if prefix.endswith("/") else key == prefix):
-                    name, _, version = key.rpartition("/")
+            for version in versions:
+                idle = node.loaded.get(f"{name}/{version}")
+                ago = _RECENTLY_USED if idle is None else idle + node.age_seconds
+                if ago < _RECENTLY_USED:
                     raise ModelInUse(
-                        f"version {version} of model '{name}' was used {ago:.0f} s ago by the server at {node.url}; "
-                        f"it can be deleted {_RECENTLY_USED:.0f} s after its last request, or at once with force=true"
+                        f"version {version} of model '{name}' was used {ago:.0f} s ago by the server at {node.url}; it can "
+                        f"be deleted {_RECENTLY_USED:.0f} s after its last request, or at once with force=true"
                     )
 
     def _each(self, ask: Callable[[Any], T], values: Sequence[Any]) -> list[T]:
