@@ -24,6 +24,7 @@ from salver.engine import Engine
 from salver.frontends.cache_api import cache_app
 from salver.frontends.http import Receive, Scope, Send
 from salver.frontends.json_api import JsonApi
+from salver.frontends.management_api import ManagementApp
 from salver.frontends.pages import PagesApp
 from salver.frontends.request_log import Application, RequestLog
 from salver.frontends.v2 import V2Api
@@ -51,7 +52,7 @@ class Applications:
 
     rest: RestApp
     grpc: GrpcApp
-    management: ManagementApp
+    management: ApiApp
     pages: PagesApp
 
     # Plain functions that give the application's own awaitable: a coroutine around it would cost every request.
@@ -78,7 +79,7 @@ class Applications:
 
 
 @dataclass(frozen=True, slots=True)
-class ManagementApp:
+class ApiApp:
     """Passes calls of ``/api`` on: of the cache, and of the model store where there is one."""
 
     cache: JsonApi
@@ -114,9 +115,11 @@ def build_applications(
             max_request_bytes=settings.max_request_bytes,
             failed=failed,
         ),
-        management=ManagementApp(
+        management=ApiApp(
             cache=cache_app(engine.models, failed=failed),
-            store=None,  # TODO-WIRE
+            store=None
+            if store is None
+            else ManagementApp(store, max_request_bytes=settings.max_request_bytes, failed=failed),
         ),
         pages=PagesApp(metrics),
     )

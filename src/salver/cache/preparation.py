@@ -44,10 +44,14 @@ class BatchSize:
 
 def with_threads(spec: ModelSpec) -> ModelSpec:
     """The spec with the threads that its instances leave to each of them: all of them together have no more than there
-    are cores. Where the instances aren't set either, the runtime decides.
+    are cores. Where the instances aren't set either, the probe has found out, or else the runtime decides.
     """
-    if spec.threads is None and spec.scheduling.instances is not None:
+    if spec.threads is not None:
+        return spec
+    if spec.scheduling.instances is not None:
         return replace(spec, threads=max(1, cores() // spec.scheduling.instances))
+    if spec.measured is not None and spec.measured.threads is not None:
+        return replace(spec, threads=min(spec.measured.threads, cores()))
     return spec
 
 
@@ -180,6 +184,8 @@ async def _batch_size(spec: ModelSpec, model: LoadedModel, executor: Executor, *
         return BatchSize(1, "it takes so little time that requests don't wait for each other")
     if model.kind != "sync":
         return BatchSize(1, "async models run requests side by side; set max_batch_size to batch them")
+    if (measured := spec.measured) is not None:
+        return BatchSize(measured.max_batch_size, measured.batch_size_reason, measured.efficient_batch_size)
 
     async def run(inputs: Inputs) -> Outputs:
         return await asyncio.shield(executor.start(inputs, None, {}))

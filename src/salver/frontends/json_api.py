@@ -6,28 +6,24 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from math import ceil
 from typing import Any, Final, TypeAlias
 
 import orjson
 
-from salver.core import errors
-from salver.core.errors import InternalError, MalformedBody, MethodNotAllowed, SalverError, UnknownRoute
+from salver.core.errors import MalformedBody, MethodNotAllowed, UnknownRoute
 from salver.frontends.http import (
     ClientLeft,
     Headers,
     Receive,
     Scope,
     Send,
-    error_text,
     id_header,
     read_body,
     send_answer,
-    status_of,
 )
-from salver.frontends.v2_rest import JSON, STATUSES
+from salver.frontends.v2_rest import JSON, answer_error
 from salver.monitoring.metrics import FailedRequests
-from salver.monitoring.request_id import begin_request, current_request_id
+from salver.monitoring.request_id import begin_request
 
 MAX_BODY_BYTES: Final = 1 << 20
 
@@ -74,9 +70,6 @@ class JsonApi:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        if scope["type"] != "http":  # a websocket, which nothing here speaks
-            await send({"type": "websocket.close"})
-            return
         headers: Headers = dict(scope["headers"])
         begin_request(headers.get(b"x-request-id"))
         try:
@@ -87,7 +80,7 @@ class JsonApi:
         except ClientLeft:
             _log.debug("%s %s: the client left", scope["method"], scope["path"])
         except Exception as error:  # noqa: BLE001  the last line of defence: nothing else may reach the client
-            await self._answer_error(error, scope, send)
+            await answer_error(error, scope, send, failed=self._failed, front_end=self._front_end)
 
     def _route(self, path: str, method: str) -> tuple[JsonHandler, dict[str, str]]:
         for pattern, handlers in self._routes.values():
@@ -99,22 +92,6 @@ class JsonApi:
                 raise MethodNotAllowed(f"{path} takes {' or '.join(handlers)}, not {method}", allowed=tuple(handlers))
             return handler, match.groupdict()
         raise UnknownRoute(f"no such URL: {path}; see /docs for those that there are")
-
-    async def _answer_error(self, error: Exception, scope: Scope, send: Send) -> None:
-        if not isinstance(error, SalverError):
-            _log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
-            error = InternalError(f"internal error; the server's log has it under request id {current_request_id()}")
-        self._failed.add(self._front_end, error)
-        extra = [id_header()]
-        if isinstance(error, errors.Overloaded):
-            extra.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after))))
-        elif isinstance(error, MethodNotAllowed):
-            extra.append((b"allow", ", ".join(error.allowed).encode()))
-        try:
-            body = orjson.dumps({"error": error_text(error)})
-            await send_answer(send, status_of(error, STATUSES), body, JSON, extra)
-        except (ClientLeft, RuntimeError):
-            _log.debug("the error couldn't be sent", exc_info=True)
 
 
 def _parsed(body: bytes) -> Any:
