@@ -46,7 +46,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         decode_text: bool = True,
     ) -> None:
-        self.url = _with_scheme(url)
+        self.url = with_scheme(url)
         self._exchanges = Exchanges(decode_text=decode_text)
         self._http = httpx2.Client(timeout=timeout, headers={**_HEADERS, **(headers or {})})
 
@@ -173,7 +173,7 @@ class Client:
         try:
             response = self._http.request(call.method, self.url + call.path, content=call.body, headers=call.headers)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise _failure(error, self.url, self._http.timeout) from error
+            raise failure(error, self.url, self._http.timeout) from error
         return Answer(response.status_code, response.headers, response.content)
 
 
@@ -188,7 +188,7 @@ class AsyncClient:
         headers: Mapping[str, str] | None = None,
         decode_text: bool = True,
     ) -> None:
-        self.url = _with_scheme(url)
+        self.url = with_scheme(url)
         self._exchanges = Exchanges(decode_text=decode_text)
         self._http = httpx2.AsyncClient(timeout=timeout, headers={**_HEADERS, **(headers or {})})
 
@@ -293,15 +293,17 @@ class AsyncClient:
                 call.method, self.url + call.path, content=call.body, headers=call.headers
             )
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise _failure(error, self.url, self._http.timeout) from error
+            raise failure(error, self.url, self._http.timeout) from error
         return Answer(response.status_code, response.headers, response.content)
 
 
-def _with_scheme(url: str) -> str:
+def with_scheme(url: str) -> str:
+    """A server's URL, which may have been given without http://."""
     return (url if "://" in url else f"http://{url}").rstrip("/")
 
 
-def _failure(error: Exception, url: str, timeout: httpx2.Timeout) -> SalverError:
+def failure(error: Exception, url: str, timeout: httpx2.Timeout) -> SalverError:
+    """What the failure of a request means to a user."""
     if isinstance(error, httpx2.TimeoutException) and not isinstance(error, httpx2.ConnectTimeout):
         return DeadlineExceeded(f"{url} gave no answer within {timeout.read} s; give the client a longer timeout")
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ import orjson
 from salver.client.frames import from_outputs, is_frame
 from salver.client.values import Values, needs_signature, texts, to_tensors
 from salver.core.errors import (
+    Conflict,
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
@@ -48,6 +50,7 @@ _BY_STATUS: dict[int, type[SalverError]] = {
     404: NotFound,
     405: MethodNotAllowed,
     408: DeadlineExceeded,
+    409: Conflict,
     413: RequestTooLarge,
     500: ModelFailed,
     501: UnsupportedRequest,
@@ -55,6 +58,7 @@ _BY_STATUS: dict[int, type[SalverError]] = {
     503: ModelUnavailable,
     504: DeadlineExceeded,
 }
+_FINE = (200, 202, 206)
 _UNTOLD = Signature((), ())
 
 
@@ -127,7 +131,7 @@ class Exchanges:
         answer = yield Call("GET", f"{_model_path(model, version)}/ready")
         if answer.status in (400, 503):
             return False
-        _raise_for(answer, model)
+        raise_for(answer, model)
         return True
 
     def metadata(self, model: str | None, version: str) -> Exchange[dict[str, Any]]:
@@ -145,14 +149,14 @@ class Exchanges:
     def load(self, model: str) -> Exchange[None]:
         answer = yield Call("POST", f"/v2/repository/models/{_quoted(model)}/load", b"{}")
         try:
-            _raise_for(answer, model)
+            raise_for(answer, model)
         except (InvalidRequest, ModelUnavailable, ModelFailed) as error:
             raise LoadError(str(error)) from None
         self._forget(model)
 
     def unload(self, model: str) -> Exchange[None]:
         answer = yield Call("POST", f"/v2/repository/models/{_quoted(model)}/unload", b"{}")
-        _raise_for(answer, model)
+        raise_for(answer, model)
         self._forget(model)
 
     def _signature(self, model: str, version: str) -> Exchange[Signature]:
@@ -191,7 +195,7 @@ def _infer(
     if json_length is not None:
         headers = {"content-type": "application/octet-stream", JSON_LENGTH: str(json_length)}
     answer = yield Call("POST", f"{_model_path(request.model, request.version)}/infer", body, headers)
-    _raise_for(answer, request.model)
+    raise_for(answer, request.model)
     length = answer.headers.get(JSON_LENGTH)
     try:
         # A bytearray, because arrays over bytes could not be written to.
@@ -202,17 +206,26 @@ def _infer(
 
 def _document(method: str, path: str, kind: type[T], model: str | None, body: bytes = b"") -> Exchange[T]:
     answer = yield Call(method, path, body, {"content-type": "application/json"} if body else {})
-    _raise_for(answer, model)
-    document = _json(answer.body)
+    raise_for(answer, model)
+    document = read_json(answer.body)
     if not isinstance(document, kind):
         raise MalformedBody(f"{path} answered {_excerpt(answer.body)}, which isn't what a V2 server answers there")
     return document
 
 
-def _raise_for(answer: Answer, model: str | None) -> None:
-    if answer.status == 200:
+def raise_for(
+    answer: Answer, model: str | None, by_status: Mapping[int, type[SalverError]] = MappingProxyType({})
+) -> None:
+    """Raise the error that an answer tells of.
+
+    Args:
+        answer: the server's.
+        model: that the request was about; None where it was about none.
+        by_status: what statuses mean where they mean something else than in V2.
+    """
+    if answer.status in _FINE:
         return
-    document = _json(answer.body)
+    document = read_json(answer.body)
     text = document.get("error") if isinstance(document, dict) else None
     if not isinstance(text, str):
         text = f"the server answered with HTTP status {answer.status}: {_excerpt(answer.body)}"
@@ -222,7 +235,8 @@ def _raise_for(answer: Answer, model: str | None) -> None:
         raise InternalError(text)
     if answer.status == 429:
         raise Overloaded(text, retry_after=_seconds(answer.headers.get("retry-after")))
-    raise _BY_STATUS.get(answer.status, InvalidRequest if 400 <= answer.status < 500 else InternalError)(text)
+    other = InvalidRequest if 400 <= answer.status < 500 else InternalError
+    raise {**_BY_STATUS, **by_status}.get(answer.status, other)(text)
 
 
 def _seconds(header: str | None) -> float:
@@ -232,7 +246,8 @@ def _seconds(header: str | None) -> float:
         return 1.0
 
 
-def _json(body: bytes) -> object:
+def read_json(body: bytes) -> object:
+    """The JSON value of a body; None where it isn't JSON."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:

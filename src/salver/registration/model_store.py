@@ -405,8 +405,8 @@ class ModelStore:
                 ago = _RECENTLY_USED if idle is None else idle + node.age_seconds
                 if ago < _RECENTLY_USED:
                     raise ModelInUse(
-                        f"version {version} of model '{name}' was used {ago:.0f} s ago by the server at {node.url}; it can "
-                        f"be deleted {_RECENTLY_USED:.0f} s after its last request, or at once with force=true"
+                        f"version {version} of model '{name}' was used {ago:.0f} s ago by the server at {node.url}; it "
+                        f"can be deleted {_RECENTLY_USED:.0f} s after its last request, or at once with force=true"
                     )
 
     def _each(self, ask: Callable[[Any], T], values: Sequence[Any]) -> list[T]:
