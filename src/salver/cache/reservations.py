@@ -325,6 +325,7 @@ class Reserved:
         usage = loaded.usage
         usage.size = max(1, loaded.memory_bytes)
         usage.load_seconds = seconds if offer is None else offer.load_seconds
+        usage.last_used_ns = usage.last_used_ns or perf_counter_ns()
         usage.pinned = not loaded.is_evictable
         usage.tenant = "" if offer is None else offer.tenant
         self._reservations.enrol(self._device, loaded)
