@@ -22,7 +22,8 @@ def make(root: Path, *names: str) -> Path:
             path.mkdir(parents=True, exist_ok=True)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("description: x\n" if path.suffix == ".yaml" else "content")
+            content = {".yaml": "description: x\n", ".pbtxt": 'backend: "onnxruntime"\n'}
+            path.write_text(content.get(path.suffix, "content"))
     return root
 
 

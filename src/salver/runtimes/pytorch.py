@@ -52,7 +52,8 @@ class PytorchRuntime(Runtime):
     TorchScript is a language of its own, which PyTorch interprets. A ``.pt2`` file is unpickled in part, and the shape
     expressions in it are evaluated as Python: PyTorch itself says to load none that isn't trusted.
 
-    TorchScript tells the names of inputs, not their datatypes and shapes: model.yaml may declare them. Outputs are
+    TorchScript tells the names of inputs, not their datatypes and shapes: model.yaml may declare them. Inputs that it
+    calls ``INPUT__0``, ``INPUT__1``, ... are the arguments of ``forward`` in their order, as Triton has it. Outputs are
     named by the dict or named tuple that ``forward`` gives, else ``output``, or ``output_0``, ``output_1``, ... for a
     tuple.
 
@@ -159,11 +160,14 @@ class _TorchScriptModel(_TorchModel):
         self._readers: dict[str, values.Reader] = {}
         schema = module.forward.schema
         inputs = []
+        shown = _names_by_place(spec.inputs, [argument.name for argument in schema.arguments[1:]])
+        self._own_names = {name: own for own, name in shown.items()}
         for argument in schema.arguments[1:]:
             datatype, shape, reader = _script_input(spec, argument)
-            inputs.append(TensorSpec(argument.name, datatype, shape, optional=_is_optional(argument)))
+            name = shown.get(argument.name, argument.name)
+            inputs.append(TensorSpec(name, datatype, shape, optional=_is_optional(argument)))
             if reader is not None:
-                self._readers[argument.name] = reader
+                self._readers[name] = reader
         # Absent ones are None, as TorchScript passes arguments without defaults.
         self._absent = [a.name for a in schema.arguments[1:] if _is_optional(a) and not a.has_default_value()]
         found = tuple(TensorSpec(name, None, None) for name in _script_outputs(schema))
@@ -175,7 +179,8 @@ class _TorchScriptModel(_TorchModel):
         arguments: dict[str, Any] = dict.fromkeys(self._absent)
         for name, array in inputs.items():
             reader = self._readers.get(name)
-            arguments[name] = reader(name, array) if reader else _to_tensor(name, array, self._device)
+            value = reader(name, array) if reader else _to_tensor(name, array, self._device)
+            arguments[self._own_names.get(name, name)] = value
         return arguments
 
     def _run(self, arguments: dict[str, Any]) -> Any:
@@ -267,6 +272,23 @@ _SCRIPT_SCALARS: dict[str, tuple[str, values.Reader]] = {
     "str": ("BYTES", values.read_text),
     "List[str]": ("BYTES", values.read_text_list),
 }
+
+
+def _names_by_place(declared: Sequence[TensorSpec] | None, arguments: Sequence[str]) -> dict[str, str]:
+    """Arguments of ``forward`` that settings call by their places, as Triton does: ``INPUT__0`` is the first.
+
+    Empty where a declared name is an argument's own, or tells no place.
+    """
+    shown: dict[str, str] = {}
+    for tensor in declared or ():
+        place = _PLACE.fullmatch(tensor.name)
+        if place is None or tensor.name in arguments or int(place[1]) >= len(arguments):
+            return {}
+        shown[arguments[int(place[1])]] = tensor.name
+    return shown
+
+
+_PLACE = re.compile(r".+__([0-9]{1,4})")
 
 
 def _is_optional(argument: Any) -> bool:

@@ -22,6 +22,8 @@ BUILT_IN = {
     "mlflow": "salver.runtimes.mlflow:MlflowRuntime",
     "transformers": "salver.runtimes.transformers:TransformersRuntime",
     "torchserve": "salver.runtimes.torchserve:TorchserveRuntime",
+    "triton_python": "salver.runtimes.triton_python:TritonPythonRuntime",
+    "triton_fil": "salver.runtimes.triton_fil:TritonFilRuntime",
 }
 """Name -> module and class. They are imported on first use: a runtime's framework may be slow to import, or missing."""
 

@@ -22,12 +22,13 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NoReturn
 
 from salver.core.errors import InvalidArtifact, LoadError, MissingDependency
 
 _ROOT = "salver_models"
+_PROVIDED = "__salver_provided__"
 _numbers = itertools.count(1)
 
 _DISTRIBUTIONS = {
@@ -48,19 +49,27 @@ class ModelPackage:
         folder: where it lies.
     """
 
-    def __init__(self, model: str, file: Path) -> None:
+    def __init__(self, model: str, file: Path, *, provided: Mapping[str, str] = MappingProxyType({})) -> None:
         """Import ``file``.
+
+        Args:
+            model: names it in errors.
+            file: the model's file.
+            provided: top-level names that its import statements find elsewhere, name -> module: what another server
+                has for its models.
 
         Raises:
             MissingDependency: it imports a package that isn't installed.
             InvalidArtifact: its code has a syntax error, or raises one.
         """
         self.model = model
+        self.provided = dict(provided)
         self.folder = file.parent.resolve()
         file = self.folder / file.name
         self.name = f"{_ROOT}_{next(_numbers)}_{re.sub(r'[^0-9a-zA-Z]', '_', model)}"
         package = ModuleType(self.name)
         package.__path__ = [str(self.folder)]
+        setattr(package, _PROVIDED, self.provided)
         sys.modules[self.name] = package
         _install_finder()
         importlib.invalidate_caches()  # the folder may have changed since an earlier load from it
@@ -83,6 +92,11 @@ class ModelPackage:
         place = self.place_of(error)
         if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith(self.name):
             top = error.name.partition(".")[0]
+            if top in self.provided:
+                raise InvalidArtifact(
+                    f"model {self.model!r}: {place} imports {error.name!r}: of the package {top!r}, "
+                    "Salver has what models usually use, and not that"
+                ) from error
             if _is_beside(self.folder, top):
                 raise InvalidArtifact(
                     f"model {self.model!r}: {place} {what}: the module {top!r} beside it is found by import statements "
@@ -124,6 +138,7 @@ class _ModelLoader(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         package = module.__name__.partition(".")[0]
         folder = sys.modules[package].__path__[0]
+        provided: Mapping[str, str] = getattr(sys.modules[package], _PROVIDED)
 
         def import_(
             name: str,
@@ -133,6 +148,8 @@ class _ModelLoader(SourceFileLoader):
             level: int = 0,
         ) -> ModuleType:
             top = name.partition(".")[0]
+            if not level and top in provided:
+                return _import_provided(provided[top], name, globals, locals, fromlist or ())
             if level or not _is_beside(folder, top):
                 return builtins.__import__(name, globals, locals, fromlist or (), level)
             inside = importlib.import_module(f"{package}.{name}")
@@ -142,6 +159,27 @@ class _ModelLoader(SourceFileLoader):
 
         module.__dict__["__builtins__"] = {**vars(builtins), "__import__": import_}
         super().exec_module(module)
+
+
+def _import_provided(
+    module: str,
+    name: str,
+    globals: Mapping[str, object] | None,
+    locals: Mapping[str, object] | None,
+    fromlist: Sequence[str],
+) -> ModuleType:
+    """What an import statement gives for ``name``, whose first part is called ``module`` here."""
+    top, _, rest = name.partition(".")
+    try:
+        inside = importlib.import_module(f"{module}.{rest}" if rest else module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith(module):
+            raise  # a package that the provided module needs
+        wanted = top + error.name.removeprefix(module)
+        raise ModuleNotFoundError(f"No module named {wanted!r}", name=wanted) from None
+    if not fromlist:
+        return importlib.import_module(module)
+    return builtins.__import__(inside.__name__, globals, locals, fromlist)
 
 
 class _ModelFinder(MetaPathFinder):

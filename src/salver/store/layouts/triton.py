@@ -1,18 +1,171 @@
-"""Being written: reads nothing yet."""
+"""Triton's model repository: ``<model>/config.pbtxt`` and numbered version folders.
+
+Described in https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_repository.html
+and ``model_configuration.html`` beside it. Folders without a ``config.pbtxt`` have Salver's own form already.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
+
+from salver.config.explain import explain
+from salver.core.errors import InvalidArtifact, InvalidConfig, InvalidRequest
+from salver.core.model import check_model_name, version_order
+from salver.store.files import has_files, printable, subfolders
 from salver.store.layouts.foreign import ForeignModel
+from salver.store.layouts.text_protobuf import Message, parse_file
+from salver.store.layouts.triton_backends import Backend, find_backend
+from salver.store.layouts.triton_json import to_json
+from salver.store.layouts.triton_parameters import read_parameters
+from salver.store.layouts.triton_scheduling import read_instances, read_rate_limiter, read_scheduling, read_warm_up
+from salver.store.layouts.triton_tensors import read_tensors
+from salver.store.model_config import ModelConfig
+
+CONFIG = "config.pbtxt"
+RESPONSE_CACHE_BYTES = 64 << 20
+"""Bytes of answers that a model with ``response_cache`` keeps: Triton has one cache for all, sized by the server."""
+
+_READ = frozenset(
+    {
+        "name", "platform", "backend", "default_model_filename", "version_policy", "max_batch_size", "input",
+        "output", "dynamic_batching", "sequence_batching", "ensemble_scheduling", "instance_group", "model_warmup",
+        "response_cache", "parameters", "model_transaction_policy",
+    }
+)  # fmt: skip
 
 
 def read_model(folder: Path) -> ForeignModel | None:
-    """Nothing."""
-    return None
+    """A model folder with a ``config.pbtxt``; None where there is none.
+
+    Raises:
+        InvalidConfig: its config.pbtxt can't be understood, or asks for what Salver can't do.
+        InvalidArtifact: there is no version folder.
+    """
+    file = folder / CONFIG
+    if not file.is_file():
+        return None
+    name = printable(folder.name)
+    try:
+        check_model_name(name)
+        status = file.stat()
+    except InvalidRequest as error:
+        raise InvalidConfig(f"{name}: {error}; rename the folder (and 'name' in its {CONFIG})") from None
+    except OSError as error:
+        raise InvalidConfig(f"{name}/{CONFIG}: can't be read: {error.strerror}") from None
+    message = parse_file(file, shown_as=f"{name}/{CONFIG}")
+    if (written := message.text("name")) not in ("", name):
+        raise message.wrong("name", f"'name' is {written!r}, and Triton wants it to be the folder's, {name!r}")
+    found = _versions(folder)
+    if not found:
+        raise InvalidArtifact(f"{name} has no version: expected {name}/1/ with the model's files in it")
+    problems: list[str] = []
+    backend = find_backend(message, found[-1])
+    config = _config(message, backend, problems)
+    return ForeignModel(
+        name=name,
+        system="Triton",
+        folder=folder,
+        config=config,
+        versions={path.name: backend.artifact(path) for path in found},
+        wanted=_wanted(message, [path.name for path in found], problems),
+        stamp=f"{status.st_size} {status.st_mtime_ns} {status.st_ino}",
+        problems=tuple(problems),
+    )
 
 
 def read_root(folder: Path) -> Mapping[str, ForeignModel] | None:
-    """Nothing."""
+    """None: every folder of a Triton repository tells of itself."""
     return None
+
+
+def _versions(folder: Path) -> list[Path]:
+    """The version folders that Triton sees, oldest first: positive numbers without a zero first."""
+    names = [
+        path
+        for path in subfolders(folder)
+        if path.name.isascii() and path.name.isdecimal() and path.name[0] != "0" and has_files(path)
+    ]
+    return sorted(names, key=lambda path: version_order(path.name))
+
+
+def _wanted(message: Message, found: list[str], problems: list[str]) -> tuple[str, ...]:
+    """What ``version_policy`` chooses; Triton's default is the newest."""
+    policy = message.message("version_policy")
+    if policy is None or not policy:
+        return tuple(found[-1:])
+    if len(policy) > 1 or next(iter(policy)) not in ("latest", "all", "specific"):
+        raise message.wrong(
+            "version_policy",
+            f"'version_policy' has {', '.join(map(repr, policy))}; expected one of 'latest', 'all' and 'specific'",
+        )
+    if "all" in policy:
+        return tuple(found)
+    if latest := policy.message("latest"):
+        count = latest.integer("num_versions", 1)
+        if count < 1:
+            raise latest.wrong("num_versions", f"'num_versions' has to be at least 1, not {count}")
+        return tuple(found[-count:])
+    specific = policy.message("specific")
+    if specific is None:
+        return tuple(found[-1:])
+    listed = [str(version) for version in specific.integers("versions")]
+    there = f"'version_policy' lists {', '.join(listed) or 'nothing'}, and there is {', '.join(found)}"
+    if not set(listed) & set(found):
+        raise message.wrong("version_policy", there)
+    if set(listed) - set(found):
+        problems.append(_problem(message, "version_policy", there))
+    return tuple(version for version in found if version in listed)
+
+
+def _config(message: Message, backend: Backend, problems: list[str]) -> ModelConfig:
+    keys: dict[str, Any] = {"runtime": backend.runtime}
+    options: dict[str, Any] = dict(backend.options)
+    if backend.runtime == "triton_python":
+        options["config"] = to_json(message)
+    largest = message.integer("max_batch_size")
+    if largest < 0:
+        raise message.wrong("max_batch_size", f"'max_batch_size' has to be at least 0, not {largest}")
+    batched = largest > 0
+    if batched:
+        keys["max_batch_size"] = largest
+    if batched or "max_batch_size" in message or "input" in message:
+        keys["batched"] = batched  # else it is read from the model, as Triton does
+    keys |= read_tensors(message, problems, batched=batched)
+    keys |= read_scheduling(message, problems, is_python=backend.runtime == "triton_python")
+    keys |= read_instances(message, problems)
+    keys |= read_warm_up(message, problems)
+    if (groups := message.messages("instance_group")) and (resources := read_rate_limiter(groups, problems)):
+        keys["resources"] = resources
+    if (cache := message.message("response_cache")) and cache.boolean("enable"):
+        keys["response_cache"] = RESPONSE_CACHE_BYTES
+    policy = message.message("model_transaction_policy")
+    if policy is not None and policy.boolean("decoupled") and backend.runtime != "triton_python":
+        problems.append(
+            _problem(message, "model_transaction_policy", "'decoupled' is for models of the Python backend")
+        )
+    more, own = read_parameters(message, backend, problems)
+    keys |= more
+    options |= own
+    problems += [
+        _problem(message, name, f"{name!r} has no equivalent here, and is not followed")
+        for name in message
+        if name not in _READ
+    ]
+    if options:
+        keys["options"] = options
+    try:
+        return ModelConfig.model_validate(keys)
+    except ValidationError as error:
+        raise InvalidConfig(f"{message.shown_as}: {explain(error, ModelConfig, _place)}") from None
+
+
+def _place(path: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def _problem(message: Message, name: str, text: str) -> str:
+    return f"{message.shown_as}, line {message.line_of(name)}: {text}"
