@@ -1,38 +1,320 @@
-"""TEMPORARY, by the lead; the helper's takes its place."""
+"""Which loaded versions go first when others need the room.
+
+The policy "cost" is GreedyDual-Size-Frequency (Cherkasova 1998, "Improving WWW Proxies Performance with Greedy-Dual-
+Size-Frequency Caching Policy", HP Labs HPL-98-69R1), with three changes:
+
+- What was used ages by a factor, not by a difference (as in LRFU: Lee et al. 2001). The past of a version that nobody
+  uses any more is forgotten at one speed, however much it was used.
+- How often a version was used is remembered when it goes (as "perfect" LFU and TinyLFU do: Einziger et al. 2017): it
+  need not prove itself again.
+- Uses between which nothing was loaded count as one: no policy could have lost any of them. A burst of requests says
+  no more of a version than that it is in use.
+
+Time is a clock that counts *turnovers*: loading as many versions as are loaded advances it by one. A cache that has
+room for what is used remembers for long; one that hasn't, since the requests have changed, forgets fast.
+
+There is no admission: a version that a request needs has to be loaded, however rarely it is used. So what a policy
+chooses is only who stays beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+import heapq
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from itertools import count
+from math import exp, log
+from time import perf_counter_ns
+from typing import ClassVar, Literal
 
 from salver.cache.usage import Usage
 
+MEMORY_TURNOVERS = 4.0
+"""A use counts 1/e of a new one when so many turnovers have passed."""
+
+MOST_FREQUENT = 64.0
+"""No version counts as used more often than this: what was used a lot isn't kept for long when nobody uses it now."""
+
+_TURNOVER_NS = 24 * 3600 * 10**9
+"""The clock also goes by one each day, so that what is idle ages where nothing is loaded."""
+
+_LEAST_LOAD_SECONDS = 1e-3
+_REMEMBERED = 32_768
+_CLOCK_READINGS = 16_384
+
+
+def decayed(frequency: float, turnovers: float) -> float:
+    """What is left of a frequency after some turnovers without use."""
+    return frequency * exp(-turnovers / MEMORY_TURNOVERS)
+
+
+def frequency_after(frequency: float, uses: int, turnovers: float, loaded: int) -> float:
+    """The frequency of a version that was used again.
+
+    Args:
+        frequency: at the last use that was counted.
+        uses: how many there were since then.
+        turnovers: from that use to the last of them. Those in between are taken to be spread over it evenly.
+        loaded: how many versions are loaded, that is, how many loads make a turnover.
+    """
+    counted = min(float(uses), turnovers * loaded)
+    newest = min(counted, 1.0)
+    passed = turnovers / MEMORY_TURNOVERS
+    earlier = (counted - newest) * (1.0 - exp(-passed)) / passed if passed > 1e-9 else counted - newest
+    return min(MOST_FREQUENT, decayed(frequency, turnovers) + earlier + newest)
+
+
+def value(frequency: float, load_seconds: float, size: int) -> float:
+    """What a byte of a version is worth: seconds of loading that keeping it saves in a few turnovers."""
+    return frequency * max(load_seconds, _LEAST_LOAD_SECONDS) / max(size, 1)
+
+
+def rank(value: float, clock: float) -> float:
+    """Orders versions by what they are worth at any one time; the value was worked out at ``clock``, in turnovers.
+
+    All values decay by the same factor: of two versions, the one that is worth more stays so until the other is used.
+    """
+    return log(value) + clock / MEMORY_TURNOVERS
+
 
 class EvictionOrder:
-    def __init__(self, policy: Literal["cost", "lru"] = "cost") -> None:
-        self.all: dict[int, Usage] = {}
+    """The versions that are loaded, by who goes first.
+
+    Requests only write to a :class:`Usage`. The order looks at what has changed when a version's turn to go seems to
+    have come: one that was used since it was last looked at is worth more than the order knows, never less.
+
+    Args:
+        policy: "cost": by frequency x seconds to load it back / bytes. "lru": the least recently used goes first.
+        now: the clock of :attr:`Usage.last_used_ns`.
+    """
+
+    def __init__(self, policy: Literal["cost", "lru"] = "cost", *, now: Callable[[], int] = perf_counter_ns) -> None:
+        self._policy = policy
+        self._now = now
+        self._clock = _TurnoverClock(now())
+        self._entries: dict[int, _Entry] = {}
+        self._all = _Heap()
+        self._tenants: dict[str, _Heap] = {}
+        # Versions that were pinned when their turn seemed to have come.
+        self._aside: dict[int, _Entry] = {}
+        # Frequencies of what was evicted, and when they were worked out; what was evicted first stands first.
+        self._remembered: dict[tuple[str, str], tuple[float, float]] = {}
 
     def add(self, usage: Usage) -> None:
-        self.all[id(usage)] = usage
+        """A version was loaded. The load counts as the use that it was for."""
+        now = self._now()
+        self._clock.advance(now, 1.0 / (len(self._entries) + 1))
+        clock = self._clock.at(now)
+        frequency, since = self._remembered.pop(usage.key, (0.0, clock))
+        frequency = min(MOST_FREQUENT, 1.0 + decayed(frequency, clock - since))
+        self._put_in(_Entry(usage, frequency, clock, now))
 
     def remove(self, usage: Usage, *, evicted: bool) -> None:
-        self.all.pop(id(usage), None)
+        """A version was taken out; where it was evicted, how often it was used is remembered."""
+        entry = self._entries.get(id(usage))
+        if entry is None:
+            return
+        self._look_at(entry)
+        self._take_out(entry)
+        if evicted:
+            self._remembered.pop(usage.key, None)
+            self._remembered[usage.key] = (entry.frequency, entry.clock)
+            if len(self._remembered) > _REMEMBERED:
+                del self._remembered[next(iter(self._remembered))]
 
     def update(self, usage: Usage) -> None:
-        pass
+        """A version's size, load time, tenant or pin was corrected."""
+        entry = self._entries.get(id(usage))
+        if entry is not None:
+            self._look_at(entry)
+            self._take_out(entry)
+            self._put_in(_Entry(usage, entry.frequency, entry.clock, entry.used_ns))
 
     def victims(self, need: int, *, may_go: Callable[[Usage], bool], tenant: str | None = None) -> list[Usage] | None:
-        found, freed = [], 0
-        for usage, _ in self.ranking():
-            if freed >= need:
-                break
-            if may_go(usage) and not usage.pinned and tenant in (None, usage.tenant):
-                found.append(usage)
-                freed += usage.size
-        return found if freed >= need else None
+        """Versions that should go to free some bytes; they stay in the order until they are removed.
+
+        Args:
+            need: bytes to free.
+            may_go: whether a version may go now. Pinned ones never do, and it isn't asked about them.
+            tenant: whose versions may go; None for everybody's.
+
+        Returns:
+            Those whose bytes are worth least, none of them superfluous. None where all that may go don't free enough.
+        """
+        self._take_back_unpinned()
+        heap = self._all if tenant is None else self._tenants.get(tenant, _Heap())
+        found: list[Usage] = []
+        kept: list[_Entry] = []
+        freed = 0
+        try:
+            while freed < need and (entry := heap.pop(self._look_at)) is not None:
+                if entry.usage.pinned:
+                    self._aside[id(entry.usage)] = entry
+                    continue
+                kept.append(entry)
+                if may_go(entry.usage):
+                    found.append(entry.usage)
+                    freed += entry.usage.size
+        finally:
+            for entry in kept:
+                heap.push(entry)
+        if freed < need:
+            return None
+        return _without_superfluous(found, freed - need)
 
     def ranking(self) -> list[tuple[Usage, float]]:
-        return sorted(((u, float(u.last_used_ns)) for u in self.all.values()), key=lambda x: x[1])
+        """All versions, those that go first before others, with what they are worth.
+
+        That is, for "cost", the seconds of loading that keeping a GiB of them saves in a few turnovers; for "lru",
+        the seconds since their last use, negated.
+        """
+        now = self._now()
+        past = self._clock.at(now) / MEMORY_TURNOVERS
+        for entry in self._entries.values():
+            self._look_at(entry)
+        entries = sorted(self._entries.values(), key=lambda entry: entry.rank)
+        if self._policy == "lru":
+            return [(entry.usage, (entry.used_ns - now) / 1e9) for entry in entries]
+        return [(entry.usage, exp(entry.rank - past) * (1 << 30)) for entry in entries]
 
     def hottest(self, limit: int) -> list[tuple[str, str]]:
-        return [u.key for u in sorted(self.all.values(), key=lambda u: -u.uses)][:limit]
+        """Names and versions of what is used most often, loaded or evicted, the most frequent first."""
+        clock = self._clock.at(self._now())
+        frequencies = {key: decayed(each, clock - since) for key, (each, since) in self._remembered.items()}
+        for entry in self._entries.values():
+            self._look_at(entry)
+            frequencies[entry.usage.key] = decayed(entry.frequency, clock - entry.clock)
+        return heapq.nlargest(limit, frequencies, key=frequencies.__getitem__)
+
+    def _put_in(self, entry: _Entry) -> None:
+        self._entries[id(entry.usage)] = entry
+        entry.rank = self._rank(entry)
+        for heap in self._heaps(entry):
+            heap.members += 1
+            heap.push(entry)
+
+    def _take_out(self, entry: _Entry) -> None:
+        del self._entries[id(entry.usage)]
+        self._aside.pop(id(entry.usage), None)
+        entry.is_out = True
+        for heap in self._heaps(entry):
+            heap.members -= 1
+            heap.sweep()
+        if entry.tenant and not self._tenants[entry.tenant].members:
+            del self._tenants[entry.tenant]
+
+    def _heaps(self, entry: _Entry) -> list[_Heap]:
+        if not entry.tenant:
+            return [self._all]
+        return [self._all, self._tenants.setdefault(entry.tenant, _Heap())]
+
+    def _take_back_unpinned(self) -> None:
+        for entry in [entry for entry in self._aside.values() if not entry.usage.pinned]:
+            self.update(entry.usage)
+
+    def _look_at(self, entry: _Entry) -> None:
+        """Take in how a version was used since it was looked at."""
+        usage = entry.usage
+        used_ns, uses = usage.last_used_ns, usage.uses
+        if uses == entry.uses and used_ns <= entry.used_ns:
+            return
+        clock = max(entry.clock, self._clock.at(used_ns))
+        turnovers = clock - entry.clock
+        entry.frequency = frequency_after(entry.frequency, uses - entry.uses, turnovers, len(self._entries))
+        entry.clock, entry.uses, entry.used_ns = clock, uses, max(entry.used_ns, used_ns)
+        entry.rank = self._rank(entry)
+
+    def _rank(self, entry: _Entry) -> float:
+        if self._policy == "lru":
+            return float(entry.used_ns)
+        return rank(value(entry.frequency, entry.usage.load_seconds, entry.usage.size), entry.clock)
+
+
+class _Entry:
+    """What the order knows of a version. Its rank only ever rises."""
+
+    __slots__ = ("clock", "frequency", "is_out", "number", "rank", "tenant", "usage", "used_ns", "uses")
+
+    numbers: ClassVar[Iterator[int]] = count()
+
+    def __init__(self, usage: Usage, frequency: float, clock: float, used_ns: int) -> None:
+        self.usage = usage
+        self.frequency = frequency
+        self.clock = clock
+        self.used_ns = used_ns
+        self.uses = usage.uses
+        self.tenant = usage.tenant
+        self.rank = 0.0
+        self.number = next(self.numbers)
+        self.is_out = False
+
+
+class _Heap:
+    """Entries by the ranks that they had when they were put there, the lowest first.
+
+    Attributes:
+        members: how many entries belong here, set by who owns the heap; others in it were taken out.
+    """
+
+    def __init__(self) -> None:
+        self.members = 0
+        self._items: list[tuple[float, int, _Entry]] = []
+
+    def push(self, entry: _Entry) -> None:
+        heapq.heappush(self._items, (entry.rank, entry.number, entry))
+
+    def pop(self, look_at: Callable[[_Entry], None]) -> _Entry | None:
+        """Take the entry whose rank is lowest once it was looked at."""
+        while self._items:
+            known, number, entry = self._items[0]
+            if not entry.is_out:
+                look_at(entry)
+                if entry.rank > known:
+                    heapq.heapreplace(self._items, (entry.rank, number, entry))
+                    continue
+            heapq.heappop(self._items)
+            if not entry.is_out:
+                return entry
+        return None
+
+    def sweep(self) -> None:
+        """Forget entries that were taken out, once they are more than half."""
+        if len(self._items) > 2 * self.members + 16:
+            self._items = [item for item in self._items if not item[2].is_out]
+            heapq.heapify(self._items)
+
+
+class _TurnoverClock:
+    """Tells how many turnovers had passed at a time, now or in the past.
+
+    Args:
+        now: nanoseconds; the clock stands at 0 then.
+    """
+
+    def __init__(self, now: int) -> None:
+        self._times = [now]
+        self._readings = [0.0]
+
+    def advance(self, now: int, turnovers: float) -> None:
+        self._readings.append(self.at(now) + turnovers)
+        self._times.append(max(now, self._times[-1]))
+        if len(self._times) > 2 * _CLOCK_READINGS:
+            del self._times[:_CLOCK_READINGS]
+            del self._readings[:_CLOCK_READINGS]
+
+    def at(self, time: int) -> float:
+        """A time before those that are kept reads as the first of them."""
+        index = max(0, bisect_right(self._times, time) - 1)
+        return self._readings[index] + max(0, time - self._times[index]) / _TURNOVER_NS
+
+
+def _without_superfluous(found: list[Usage], surplus: int) -> list[Usage]:
+    """Spare versions that needn't go, since a large one that is worth more does; the most valuable stand last."""
+    needed = []
+    for usage in reversed(found):
+        if usage.size <= surplus:
+            surplus -= usage.size
+        else:
+            needed.append(usage)
+    needed.reverse()
+    return needed
