@@ -12,16 +12,20 @@ import socket
 from collections.abc import Awaitable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from uuid import uuid4
 
 import h2corn
 import h2corn._lib
 import uvloop
 
 from salver.assembly import build_engine, open_store
+from salver.cluster.forwarding import Forwarding
+from salver.cluster.neighbours import Neighbours
 from salver.config import ServerSettings
 from salver.core.errors import SalverError
 from salver.engine import Engine
 from salver.frontends.cache_api import cache_app
+from salver.frontends.cluster_api import cluster_app
 from salver.frontends.http import Receive, Scope, Send
 from salver.frontends.json_api import JsonApi
 from salver.frontends.management_api import ManagementApp
@@ -80,13 +84,16 @@ class Applications:
 
 @dataclass(frozen=True, slots=True)
 class ApiApp:
-    """Passes calls of ``/api`` on: of the cache, and of the model store where there is one."""
+    """Passes calls of ``/api`` on: of the cache, and of the model store and its servers where there is one."""
 
     cache: JsonApi
+    cluster: JsonApi | None
     store: Application | None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """The ASGI application."""
+        if self.cluster is not None and scope["path"].startswith("/api/v1/cluster"):
+            return self.cluster(scope, receive, send)
         if self.store is None or scope["path"].startswith("/api/v1/cache"):
             return self.cache(scope, receive, send)
         return self.store(scope, receive, send)
@@ -98,7 +105,10 @@ def is_grpc(scope: Scope) -> bool:
 
 
 def build_applications(
-    engine: Engine, settings: ServerSettings, store: ModelStore | None = None
+    engine: Engine,
+    settings: ServerSettings,
+    store: ModelStore | None = None,
+    neighbours: Neighbours | None = None,
 ) -> tuple[V2Api, Applications]:
     """The front ends over an engine, and over a model store where there is one."""
     api = V2Api(engine)
@@ -117,6 +127,9 @@ def build_applications(
         ),
         management=ApiApp(
             cache=cache_app(engine.models, failed=failed),
+            cluster=None
+            if neighbours is None
+            else cluster_app(neighbours.nodes, neighbours.place, node_id=neighbours.node_id, failed=failed),
             store=None
             if store is None
             else ManagementApp(store, max_request_bytes=settings.max_request_bytes, failed=failed),
@@ -162,17 +175,33 @@ async def serve(settings: ServerSettings) -> None:
     Raises:
         SalverError: a port can't be listened on, or nothing could be loaded.
     """
-    store = await asyncio.to_thread(open_store, settings) if settings.store is not None else None
-    engine = build_engine(settings, store=store)
-    api, applications = build_applications(engine, settings, store)
+    if settings.store is None:
+        await _serve_engine(settings, build_engine(settings), None, None)
+        return
+    node_id = uuid4().hex
+    store = await asyncio.to_thread(open_store, settings, node_id=node_id)
+    try:
+        engine = build_engine(settings, store=store)
+        neighbours = Neighbours(store.registry, engine.models, node_id=node_id, url=(settings.advertise or ""))
+        await _serve_engine(settings, engine, store, neighbours)
+    finally:
+        await asyncio.to_thread(store.registry.close)
+
+
+async def _serve_engine(
+    settings: ServerSettings, engine: Engine, store: ModelStore | None, neighbours: Neighbours | None
+) -> None:
+    api, applications = build_applications(engine, settings, store, neighbours)
+    forwarding = Forwarding(neighbours) if neighbours is not None and neighbours.url else None
+    engine.elsewhere = forwarding
     ports = [settings.port] if settings.grpc_port is None else [settings.port, settings.grpc_port]
     with ExitStack() as listeners:
         sockets = [listeners.enter_context(_listen(settings.host, port)) for port in ports]
         try:
-            await _serve_on(sockets, settings, engine, api, applications, store)
+            await _serve_on(sockets, settings, engine, api, applications, store, neighbours)
         finally:
-            if store is not None:
-                await asyncio.to_thread(store.registry.close)
+            if forwarding is not None:
+                await forwarding.close()
 
 
 async def _serve_on(
@@ -182,6 +211,7 @@ async def _serve_on(
     api: V2Api,
     applications: Applications,
     store: ModelStore | None,
+    neighbours: Neighbours | None,
 ) -> None:
     servers = _servers(settings, applications, sockets)
     stop = asyncio.Event()
@@ -189,7 +219,7 @@ async def _serve_on(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop_or_exit, stop)
     serving = [asyncio.create_task(server.serve()) for server in servers]
-    loading = asyncio.create_task(_load(engine, servers, store))
+    loading = asyncio.create_task(_load(engine, servers, store, neighbours))
     try:
         await _until_stopped(stop, serving, loading)
     finally:
@@ -199,6 +229,8 @@ async def _serve_on(
         api.drain()
         applications.grpc.drain()
         loading.cancel()
+        if neighbours is not None:
+            await neighbours.drain()
         for server, listener in zip(servers, sockets, strict=True):
             server.shutdown()
             # Who connects now is refused at once, not left waiting for a server that only finishes.
@@ -206,6 +238,8 @@ async def _serve_on(
                 listener.shutdown(socket.SHUT_RDWR)
         ended = await asyncio.gather(*serving, loading, return_exceptions=True)
         # One budget for both: what the listeners have waited for already isn't waited for again.
+        if neighbours is not None:
+            await neighbours.close()
         if store is not None:
             await store.close()
         await engine.close(max(1.0, settings.drain_timeout - (loop.time() - stopped)))
@@ -236,7 +270,9 @@ def _stop_or_exit(stop: asyncio.Event) -> None:
     stop.set()
 
 
-async def _load(engine: Engine, servers: Sequence[h2corn.Server], store: ModelStore | None) -> None:
+async def _load(
+    engine: Engine, servers: Sequence[h2corn.Server], store: ModelStore | None, neighbours: Neighbours | None
+) -> None:
     for server in servers:
         await server.wait_started()
     addresses = " and ".join(
@@ -247,6 +283,8 @@ async def _load(engine: Engine, servers: Sequence[h2corn.Server], store: ModelSt
     await engine.start()
     if store is not None:
         await store.start()
+    if neighbours is not None:
+        await neighbours.start()
     # What is there now stays: the garbage collector needn't look at it again. And what a round of requests makes is
     # gone when the round ends, so by the usual threshold of 700 it would look for cycles in vain after every few.
     gc.collect()

@@ -78,8 +78,12 @@ def build_engine(settings: ServerSettings, *, embedded: bool = False, store: Mod
     return Engine(models=models, repository=source, max_concurrent_requests=settings.max_concurrent_requests)
 
 
-def open_store(settings: ServerSettings) -> ModelStore:
+def open_store(settings: ServerSettings, *, node_id: str) -> ModelStore:
     """The model store that the settings name. Blocks on the disk and on the network.
+
+    Args:
+        settings: the server's.
+        node_id: the server's, new with each start.
 
     Raises:
         InvalidConfig: a URL can't be understood.
@@ -104,6 +108,7 @@ def open_store(settings: ServerSettings) -> ModelStore:
         artifacts=artifacts,
         cache=DiskCache(folder / "cache", max_bytes=settings.disk_cache, store=artifacts),
         uploads=Uploads(folder / "uploads", max_bytes=settings.max_artifact_bytes),
+        node=node_id,
         allow_code=settings.allow_code,
         limits=ProbeLimits(memory_bytes=settings.probe_memory or memory, seconds=settings.probe_timeout),
     )

@@ -58,6 +58,17 @@ class Source(Protocol):
         """Follow changes no more."""
 
 
+class Elsewhere(Protocol):
+    """Other servers, which have other models."""
+
+    async def predict(self, request: InferenceRequest) -> InferenceResponse | None:
+        """The answer of another server; None where the request is to be answered here.
+
+        Raises:
+            SalverError: what the other server said of the request.
+        """
+
+
 class Engine:
     """Runs requests on the models of a node.
 
@@ -69,12 +80,14 @@ class Engine:
     Attributes:
         models, repository: as above.
         in_flight: requests that run or wait.
+        elsewhere: asked for models that aren't loaded here; None where this is the only server.
     """
 
     def __init__(self, *, models: ModelCache, repository: Source, max_concurrent_requests: int = 10_000) -> None:
         self.models = models
         self.repository = repository
         self.in_flight = 0
+        self.elsewhere: Elsewhere | None = None
         self._limit = max_concurrent_requests
         self._routes = models.routes
 
@@ -128,6 +141,10 @@ class Engine:
         started = perf_counter_ns()
         loaded = self._routes.get((request.model, request.version))
         if loaded is None:
+            if self.elsewhere is not None and not request.forwarded:
+                answer = await self._ask_elsewhere(self.elsewhere, request)
+                if answer is not None:
+                    return answer
             loaded = await self._load_for(request)
         else:
             loaded.pins += 1
@@ -243,6 +260,15 @@ class Engine:
             self.in_flight -= 1
             statistics.in_flight -= 1
             loaded.unpin()
+
+    async def _ask_elsewhere(self, elsewhere: Elsewhere, request: InferenceRequest) -> InferenceResponse | None:
+        if self.in_flight >= self._limit:
+            raise self._busy()
+        self.in_flight += 1
+        try:
+            return await elsewhere.predict(request)
+        finally:
+            self.in_flight -= 1
 
     async def _load_for(self, request: InferenceRequest) -> LoadedVersion:
         """The version of a request, pinned, which isn't loaded yet. Requests that wait for it count like others."""

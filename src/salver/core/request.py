@@ -24,6 +24,7 @@ class InferenceRequest:
         priority: 1 for the first level of the queue, 0 for the model's default one.
         deadline: when the answer is of no use any more, in seconds of ``time.monotonic``; None where it always is.
         id: the client's own id, echoed in the answer; "" for none.
+        forwarded: another server has passed it on, and it is answered here.
     """
 
     model: str
@@ -34,6 +35,7 @@ class InferenceRequest:
     id: str = ""
     priority: int = 0
     deadline: float | None = None
+    forwarded: bool = False
 
 
 @dataclass(slots=True)

@@ -47,6 +47,7 @@ from salver.monitoring.metrics import FailedRequests
 from salver.monitoring.request_id import begin_request, current_request_id
 from salver.wire.compression import CODINGS, compress, decompress
 from salver.wire.json_depth import parse
+from salver.wire.v2_headers import FORWARDED
 from salver.wire.v2_json import decode_raw_request, decode_request, encode_response
 
 STATUSES: Final[dict[type[SalverError], int]] = {
@@ -242,6 +243,8 @@ class RestApp:
             request, encoding = decode_request(body, length, model=model, version=version)
         if deadline is not None:
             set_deadline(request, deadline)
+        if FORWARDED in headers:
+            request.forwarded = True
         work = self._api.infer(request)
         try:
             waits_for = work.send(None)
