@@ -176,6 +176,17 @@ def test_lightgbm_outputs_as_the_library_gives_them_by_other_names(tmp_path: Pat
     np.testing.assert_array_equal(model.predict({"rows": X}, ["predict"], {})["predict"], trained.predict(X))
 
 
+def test_lightgbm_categories_are_their_numbers(tmp_path: Path) -> None:
+    rows = np.c_[np.random.default_rng(1).integers(0, 50, 600), np.random.default_rng(2).normal(size=600)]
+    data = lightgbm.Dataset(rows, rows[:, 0] % 3 == 1, categorical_feature=[0], params={"verbose": -1})
+    settings = {"objective": "binary", "verbose": -1, "min_data_per_group": 1, "cat_smooth": 0, "num_threads": 1}
+    trained = lightgbm.train(settings, data, 4)
+    trained.save_model(tmp_path / "model.txt")
+    assert "cat_threshold" in (tmp_path / "model.txt").read_text()
+    found = answer(load(tmp_path / "model.txt", "lightgbm"), rows)
+    np.testing.assert_array_equal(found["probabilities"][:, 1], trained.predict(rows))
+
+
 @pytest.mark.parametrize(
     "labels",
     [Y, np.array(["setosa", "versicolor", "virginica"])[Y], BINARY, BINARY.astype(bool), BINARY + 0.5, BINARY + 7],

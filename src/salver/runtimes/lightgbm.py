@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from salver.core.errors import InvalidArtifact
 from salver.core.model import ModelSpec
 from salver.core.tensor import Array
+from salver.runtimes import lightgbm_file
 from salver.runtimes.base import Inputs, LoadedModel, Runtime
 from salver.runtimes.boosting import (
     INPUT,
@@ -30,10 +30,6 @@ from salver.runtimes.renaming import NAMES, renamed
 from salver.runtimes.settings import check_options
 
 logger = logging.getLogger(__name__)
-
-_TREE_SIZES = re.compile(r"^tree_sizes=.*\n", re.MULTILINE)
-_OBJECTIVE = re.compile(r"^objective=(\w+)", re.MULTILINE)
-_END_OF_HEADER = re.compile(r"^Tree=0$", re.MULTILINE)
 
 
 class LightgbmRuntime(Runtime):
@@ -59,39 +55,28 @@ class LightgbmRuntime(Runtime):
         _log_to_python()
         text = _read(spec)
         try:
-            booster = lightgbm.Booster(model_str=text, params={"verbosity": -1, "num_threads": threads})
-            return renamed(spec, _LightgbmModel(spec, booster, _answer(booster, text, raw=raw), threads))
-        except (lightgbm.basic.LightGBMError, ValueError) as error:
+            text, header = lightgbm_file.check(text)
+            booster = lightgbm.Booster(model_str=text)
+            answer = _answer(booster, header.get("objective", ""), raw=raw)
+            return renamed(spec, _LightgbmModel(spec, booster, answer, threads))
+        except (lightgbm_file.Malformed, lightgbm.basic.LightGBMError, ValueError) as error:
             raise corrupt(spec, "LightGBM", error) from error
 
 
 def _read(spec: ModelSpec) -> str:
-    """The file's text, without the sizes of its trees.
-
-    With them LightGBM reads the trees on several threads, and ends the whole process at the first error in one (4.7:
-    83 of 150 files that were cut off or had bytes changed; without them, none in this way).
-    """
     try:
-        text = spec.path.read_text(encoding="utf-8")
+        return spec.path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArtifact(f"model {spec.name!r}: {spec.path} is no LightGBM text model: {error}") from None
-    if not text.startswith("tree") or _END_OF_HEADER.search(text) is None:
-        raise InvalidArtifact(
-            f"model {spec.name!r}: {spec.path} is no LightGBM text model, as Booster.save_model writes it"
-        )
-    if "\nend of trees" not in text or ("\nparameters:" in text and "\nend of parameters" not in text):
-        raise InvalidArtifact(f"model {spec.name!r}: {spec.path} is cut off: its trees or parameters have no end")
-    return _TREE_SIZES.sub("", text, count=1)
 
 
-def _answer(booster: lightgbm.Booster, text: str, *, raw: bool) -> Answer:
-    header = text[: _END_OF_HEADER.search(text).start()]  # type: ignore[union-attr]
-    found = _OBJECTIVE.search(header)
-    objective = found[1] if found else ""
+def _answer(booster: lightgbm.Booster, objective: str, *, raw: bool) -> Answer:
+    """By the objective, which the file has with its settings behind it: ``multiclass num_class:3``."""
+    kind = objective.partition(" ")[0]
     columns = booster.num_model_per_iteration()
-    if not raw and objective == "binary":
+    if not raw and kind == "binary":
         return Classes("FP64", integers(2))
-    if not raw and objective in ("multiclass", "multiclassova"):
+    if not raw and kind in ("multiclass", "multiclassova"):
         return Classes("FP64", integers(columns))
     return Values("FP64", columns)
 
