@@ -49,6 +49,10 @@ class ArtifactStore:
         """
         self._backend = open_backend(url, options=options, backoff=backoff or Backoff())
 
+    def close(self) -> None:
+        """End its connections; it must not be used any more."""
+        self._backend.close()
+
     @property
     def name(self) -> str:
         """The URL without secrets, for messages."""

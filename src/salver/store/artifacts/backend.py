@@ -85,6 +85,10 @@ class Backend(Protocol):
         """Remove a file; nothing happens where there is none."""
         ...
 
+    def close(self) -> None:
+        """End its connections; it must not be used any more."""
+        ...
+
     def local(self, path: str) -> Path | None:
         """The file itself, where the URL is a folder here."""
         ...

@@ -22,6 +22,8 @@ from salver.core.artifact import ArtifactFile, Manifest
 from salver.store.artifacts.hashing import hash_file
 
 READ_ONLY = 0o444
+TEMPORARY = (".json", ".probe", ".link")
+"""How files in ``partial`` end that live for a moment only."""
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
 
 

@@ -50,6 +50,7 @@ class DiskCache:
             self._folder, max_bytes=max_bytes, holds=self._holds, fetches=self._fetches, blobs=self._blobs
         )
         self._flights = Flights()
+        self._tidied = False
         self._checked: dict[str, tuple[int, int, int, int]] = {}
 
     def fetch(
@@ -125,6 +126,12 @@ class DiskCache:
         except OSError as error:
             raise disk_error(error, f"the disk cache {self._folder.root}") from None
 
+    def close(self) -> None:
+        """End all holds; the cache must not be used any more. The store is its owner's to close."""
+        for locks in (self._holds, self._fetches, self._blobs):
+            locks.close()
+        self._room.close()
+
     def used_bytes(self) -> int:
         """Bytes on disk, unfinished downloads counted as a whole. Raises StoreUnavailable."""
         try:
@@ -155,6 +162,9 @@ class DiskCache:
         try:
             if (path := self._whole(digest)) is not None:
                 return path
+            if not self._tidied:
+                self._room.tidy()
+                self._tidied = True
             self._folder.take_away(digest)  # what is left of it, or was spoiled
             manifest = self._store.manifest(digest)
             with self._folder.staged(digest) as staged:

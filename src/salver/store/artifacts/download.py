@@ -75,6 +75,8 @@ def download(
         raise ModelUnavailable("the download was given up; asked for again, it goes on from there") from None
     except OSError as error:
         raise disk_error(error, str(target)) from None
+    finally:
+        backend.close()
     file = target / _name(url)
     return file if file.is_file() and len(os.listdir(target)) == 1 else target
 

@@ -92,6 +92,9 @@ class FolderBackend:
         except OSError as error:
             raise disk_error(error, f"{self.name}/{path}") from None
 
+    def close(self) -> None:
+        pass
+
     def local(self, path: str) -> Path | None:
         return self._root / path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
@@ -50,6 +51,7 @@ class HttpBackend:
             )
         except (TypeError, ValueError, IndexError, AttributeError, OSError) as error:
             raise InvalidConfig(f"{self.name}: its options can't be used: {error}") from None
+        self._close = weakref.finalize(self, self._client.close)
 
     def info(self, path: str) -> StoredFile | None:
         try:
@@ -78,6 +80,9 @@ class HttpBackend:
 
     def remove(self, path: str) -> None:
         raise StoreUnavailable(f"{self.name}: nothing can be removed from a web server; it is read only")
+
+    def close(self) -> None:
+        self._close()
 
     def local(self, path: str) -> Path | None:
         return None

@@ -109,6 +109,10 @@ class FsspecBackend:
         self._check_writable()
         self._retrying(rm, f"removing {path}")
 
+    def close(self) -> None:
+        with self._lock:
+            self._made = None  # fsspec's file systems end their connections when nobody has them any more
+
     def local(self, path: str) -> Path | None:
         return None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from salver.core.artifact import ArtifactFile
 from salver.core.errors import Overloaded
-from salver.store.artifacts.cache_folder import CacheFolder
+from salver.store.artifacts.cache_folder import TEMPORARY, CacheFolder
 from salver.store.artifacts.locks import KeyLocks
 from salver.store.artifacts.transfer import chunk_log, reserve
 
@@ -21,6 +21,7 @@ LOW_WATER = 0.9
 _ESTIMATE_SECONDS = 10.0
 _ESTIMATED_BYTES = 64 << 20
 _LOCK_SECONDS = 300.0
+_TEMPORARY_SECONDS = 60.0
 _KEY = "0" * 15
 
 
@@ -99,7 +100,8 @@ class Room:
             if is_old or need > _ESTIMATED_BYTES or used + need > self._max_bytes:
                 used, scanned = self.used_bytes(), time.monotonic()
             if used + need > self._max_bytes:
-                used -= self._free(used - max(0, int(LOW_WATER * self._max_bytes) - need), keep=files)
+                rest = int(LOW_WATER * self._max_bytes) - need
+                used -= self._free(used - (rest if rest >= 0 else self._max_bytes - need), keep=files)
                 if used + need > self._max_bytes:
                     raise Overloaded(
                         f"the disk cache {self._folder.root} is full: {used:,} of {self._max_bytes:,} bytes are in "
@@ -107,6 +109,19 @@ class Room:
                     )
             self._reserve(missing, need)
             self._estimate = (used + need, scanned)
+
+    def tidy(self) -> None:
+        """Remove what killed processes left and nobody can use any more; downloads can be gone on with."""
+        partial = self._folder.partial
+        for trash in partial.glob("*.trash"):
+            shutil.rmtree(trash, ignore_errors=True)
+        for staged in partial.glob("*.artifact"):
+            if self._fetches.try_lock(staged.stem, exclusive=True):
+                shutil.rmtree(staged, ignore_errors=True)
+                self._fetches.unlock(staged.stem)
+        for name, status in _files(partial):
+            if name.endswith(TEMPORARY) and status.st_mtime < time.time() - _TEMPORARY_SECONDS:
+                (partial / name).unlink(missing_ok=True)
 
     def evict(self, digest: str) -> int | None:
         """Remove an artifact and the blobs that only it has; bytes freed. None where it is in use."""
@@ -122,6 +137,10 @@ class Room:
         if not self._folder.can_link():
             return sum(file.size for file in entry.files)
         return sum(self._drop_blob(sha256) for sha256 in {file.sha256 for file in entry.files})
+
+    def close(self) -> None:
+        """Close the lock."""
+        self._lock.close()
 
     def give_back(self, files: Sequence[ArtifactFile]) -> None:
         """Remove the partial files of downloads that failed for lack of space."""
@@ -154,6 +173,7 @@ class Room:
 
     def _clean(self, keep: set[str]) -> int:
         """Remove what killed processes left: downloads that nobody goes on with, blobs of no artifact."""
+        self.tidy()
         freed = 0
         for name, status in _files(self._folder.partial):
             sha256 = name.partition(".")[0]
@@ -163,12 +183,6 @@ class Room:
                 freed += status.st_size if self._drop_partial(sha256) else 0
             elif name.endswith(".chunks") and not (self._folder.partial / sha256).exists():
                 self._drop_partial(sha256)
-        for trash in self._folder.partial.glob("*.trash"):
-            shutil.rmtree(trash, ignore_errors=True)
-        for staged in self._folder.partial.glob("*.artifact"):
-            if self._fetches.try_lock(staged.stem, exclusive=True):
-                shutil.rmtree(staged, ignore_errors=True)
-                self._fetches.unlock(staged.stem)
         if self._folder.can_link():
             for name, status in _files(self._folder.blobs):
                 if status.st_nlink == 1 and name not in keep:
