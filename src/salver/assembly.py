@@ -67,6 +67,7 @@ def build_engine(settings: ServerSettings, *, embedded: bool = False, store: Mod
             hot_file=data_folder(settings) / "hottest.json",
             concurrent_fetches=settings.concurrent_loads,
         )
+        store.changed = source.refresh
     else:
         assert path is not None
         source = ServedRepository(

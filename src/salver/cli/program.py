@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from salver.cli import check, models, predict, serve, version
+from salver.cli import alias, cache, check, delete, download, list, predict, push, serve, show, version
 from salver.core.errors import SalverError
 
 INTERRUPTED = 130
@@ -49,7 +49,7 @@ app = typer.Typer(
     "  salver check model.onnx                       look at it without serving\n\n"
     "'salver COMMAND --help' says more of each.",
 )
-for module in (serve, predict, models, check, version):
+for module in (serve, predict, push, list, show, alias, delete, download, cache, check, version):
     app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
 
 

@@ -43,6 +43,7 @@ class Neighbours:
         self._models = models
         self._nodes: Sequence[Node] = ()
         self._places: dict[str, list[Node]] = {}
+        self._chosen: dict[str, str] = {}  # version -> URL, by this server, since it last heard of the others
         self._shunned: dict[str, float] = {}
         self._draining = False
         self._task: asyncio.Task[None] | None = None
@@ -92,12 +93,17 @@ class Neighbours:
         takers = {node.url: node for node in self._nodes if self._takes_requests(node)}
         if not takers:
             return None
+        if (before := self._chosen.get(key)) is not None and (before == self.url or before in takers):
+            return takers.get(before)
         loads = {url: len(node.loaded) for url, node in takers.items()} | {self.url: self._models.reservations.enrolled}
+        for url in self._chosen.values():
+            if url in takers:
+                loads[url] += 1
         budgets = {url: node.budget_bytes for url, node in takers.items()} | {self.url: self._budget()}
         largest = max(max(budgets.values()), 1)
         weights = {url: max(budget, 1) / largest for url, budget in budgets.items()}
         # By URL, which outlives a restart.
-        chosen = owner(key, loads, weights=weights)
+        chosen = self._chosen[key] = owner(key, loads, weights=weights)
         return None if chosen == self.url else takers[chosen]
 
     def shun(self, node: Node) -> None:
@@ -140,6 +146,7 @@ class Neighbours:
             for key in node.loaded:
                 places.setdefault(key, []).append(node)
         self._places = places
+        self._chosen.clear()
 
     def _loaded(self) -> dict[str, float]:
         """Loaded versions, and seconds since each was used."""

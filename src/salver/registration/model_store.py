@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from salver.core.errors import (
     InvalidConfig,
     ModelInUse,
     NotFound,
+    StoreUnavailable,
     UnknownModel,
     UnsupportedRequest,
     VersionExists,
@@ -39,6 +41,8 @@ from salver.store.registry.checks import version_values
 from salver.store.registry.registry import Registry
 
 T = TypeVar("T")
+
+_log = logging.getLogger("salver.store")
 
 CHUNK_BYTES = 4 << 20
 """Bytes of an upload or download that are in memory at a time."""
@@ -79,6 +83,8 @@ class ModelStore:
 
     Attributes:
         registry, artifacts, disk_cache: what it was made of, for those who load versions.
+        changed: called when something was changed here, before whoever asked for it is answered: a server takes the
+            change over at once. Others see it when they look.
     """
 
     def __init__(
@@ -99,6 +105,7 @@ class ModelStore:
         self.registry = registry
         self.artifacts = artifacts
         self.disk_cache = cache
+        self.changed: Callable[[], Awaitable[None]] = _nobody
         self._uploads = uploads
         self._quick = ThreadPoolExecutor(_QUICK_THREADS, "salver-store")
         self._transfers = ThreadPoolExecutor(_TRANSFER_THREADS, "salver-transfer")
@@ -109,6 +116,7 @@ class ModelStore:
             prober=self._prober,
             run=self._run,
             run_long=self._run_long,
+            changed=self._tell,
             node=node or uuid4().hex,
             allow_code=allow_code,
             limits=limits,
@@ -230,10 +238,12 @@ class ModelStore:
     async def set_alias(self, name: str, alias: str, version: str, *, actor: str) -> None:
         """Let an alias point to a READY version. Raises InvalidRequest, UnknownModel, Conflict, StoreUnavailable."""
         await self._run(self.registry.set_alias, name, alias, version, actor=actor)
+        await self._tell()
 
     async def delete_alias(self, name: str, alias: str, *, actor: str) -> None:
         """Take an alias away. Raises UnknownModel, StoreUnavailable."""
         await self._run(self.registry.delete_alias, name, alias, actor=actor)
+        await self._tell()
 
     async def delete(self, name: str, version: str, *, actor: str, force: bool = False) -> None:
         """Delete a version.
@@ -251,6 +261,7 @@ class ModelStore:
             await self._run(self._refuse_used, name, {version})
         await self._run(self.registry.delete, name, version, actor=actor)
         self._garbage.note_deletion()
+        await self._tell()
 
     async def delete_model(self, name: str, *, actor: str, force: bool = False) -> None:
         """Delete a model's versions and aliases. Raises as :meth:`delete`; aliases don't matter."""
@@ -259,6 +270,7 @@ class ModelStore:
             await self._run(self._refuse_used, name, {each.version for each in model.versions})
         await self._run(self.registry.delete_model, name, actor=actor)
         self._garbage.note_deletion()
+        await self._tell()
 
     async def audit(self, name: str = "", *, limit: int = 100, before: int | None = None) -> list[AuditEntry]:
         """What was changed, newest first. Raises InvalidRequest, StoreUnavailable."""
@@ -425,6 +437,12 @@ class ModelStore:
             await asyncio.wait((task,))
             raise
 
+    async def _tell(self) -> None:
+        try:
+            await self.changed()
+        except StoreUnavailable as error:  # the change is made, and will be seen later
+            _log.warning("a change of the registry isn't taken over yet: %s", error)
+
     async def _run(self, function: Callable[..., T], *arguments: Any, **more: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._quick, partial(function, *arguments, **more))
 
@@ -451,3 +469,7 @@ async def _blocks(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         yield b"".join(waiting)
     if broken is not None:
         raise broken
+
+
+async def _nobody() -> None:
+    """Tell nobody of a change."""

@@ -43,6 +43,7 @@ class ProbeQueue:
         prober: probes them.
         run: calls a blocking function on a thread.
         run_long: the same for what may take minutes.
+        changed: called when a version's state has changed.
         node: this server's id, unique and new with each start.
         allow_code: whether models may bring code of their own.
         limits: what a probe may take; None for the defaults.
@@ -59,6 +60,7 @@ class ProbeQueue:
         prober: Prober,
         run: Callable[..., Awaitable[Any]],
         run_long: Callable[..., Awaitable[Any]],
+        changed: Callable[[], Awaitable[None]],
         node: str,
         allow_code: bool,
         limits: ProbeLimits | None = None,
@@ -71,6 +73,7 @@ class ProbeQueue:
         self._prober = prober
         self._run = run
         self._run_long = run_long
+        self._changed = changed
         self._node = node
         self._allow_code = allow_code
         self._limits = limits
@@ -171,6 +174,7 @@ class ProbeQueue:
                 _log.error("probing model '%s' version %s failed", *which, exc_info=error)
                 reason = "the probe failed by a fault of the server's own, which its log has"
             await self._run(self._registry.set_failed, *which, reason=reason, actor=ACTOR)
+            await self._changed()
             return
         for note in result.notes:
             _log.info("model '%s' version %s: %s", *which, note)
@@ -182,6 +186,7 @@ class ProbeQueue:
             probe=result.probe,
             actor=ACTOR,
         )
+        await self._changed()
         _log.info("model '%s' version %s is ready", *which)
 
     async def _measure(self, version: ModelVersion) -> ProbeResult:
