@@ -17,7 +17,7 @@ from typed_models import write_typed_models
 
 pytestmark = pytest.mark.e2e
 
-COMMANDS = ["serve", "predict", "models", "check", "version"]
+COMMANDS = ["serve", "predict", "push", "list", "show", "alias", "delete", "download", "check", "version"]
 
 
 def salver(*arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -75,7 +75,7 @@ def test_usage_errors(arguments: list[str]) -> None:
         (["serve", ".", "--max-request-bytes", "a lot"], "a size in bytes"),
         (["serve"], "nothing to serve"),
         (["check", "/nonexistent/models"], "/nonexistent/models does not exist"),
-        (["models", "--url", "http://127.0.0.1:9"], "nothing answers at http://127.0.0.1:9"),
+        (["list", "--url", "http://127.0.0.1:9"], "nothing answers at http://127.0.0.1:9"),
         (["predict", "nothing", "--url", "http://127.0.0.1:9", "-i", "1"], "nothing answers at"),
     ],
 )
@@ -143,14 +143,15 @@ def test_datatypes_that_json_lacks(typed: Path) -> None:
         assert json.loads(text)["y"] == [[0.5, 1]]
 
 
-def test_models(example_server: Server) -> None:
+def test_list(example_server: Server) -> None:
     at = ["--url", example_server.url]
-    lines = output_of("models", *at).splitlines()
+    lines = output_of("list", *at).splitlines()
     assert lines[0].split() == ["NAME", "VERSION", "STATE", "INPUTS", "OUTPUTS"]
     assert any(line.split()[:6] == ["digits", "1", "READY", "image", "FP32", "[-1,"] for line in lines)
-    models = {model["name"]: model for model in json.loads(output_of("models", "--json", *at))}
+    models = {model["name"]: model for model in json.loads(output_of("list", "--json", *at))}
     assert models["ocr"]["state"] == "READY"
     assert models["ocr"]["inputs"][0]["datatype"] == "BYTES"
+    assert {model["name"] for model in json.loads(output_of("list", "--prefix", "o", "--json", *at))} == {"ocr"}
 
 
 def test_check(example_repository: Path) -> None:

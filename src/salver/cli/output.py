@@ -79,6 +79,13 @@ def plain(array: Array) -> Any:
     return array.tolist()
 
 
+def size(count: float) -> str:
+    """Bytes for people: ``12.5 MiB``."""
+    from salver.registration.probe.limits import show_size
+
+    return show_size(count)
+
+
 def tensors(specs: Sequence[Any]) -> str:
     """Inputs or outputs in a line: ``pixels FP32 [-1, 64]``."""
     return ", ".join(

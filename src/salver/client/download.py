@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from salver.client.client import failure
-from salver.client.exchange import Answer, raise_for
+from salver.client.exchange import Answer
 from salver.client.model_store import Progress, Tally, model_path, quoted
 from salver.core.artifact import ArtifactFile
-from salver.core.errors import InvalidArtifact, InvalidRequest, MalformedBody, ServerUnreachable, StoreUnavailable
+from salver.core.errors import InvalidArtifact, InvalidRequest, MalformedBody, ServerUnreachable
 from salver.wire.model_store_json import decode_manifest
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class Download:
         """Download; what the server says of the files."""
         if not _is_free(self._target):
             raise InvalidRequest(f"{self._target} is there already; name a new folder")
-        path = f"{model_path(self._name)}/versions/{quoted(self._reference)}/files"
+        reference = self._reference or self._client.newest(self._name)
+        path = f"{model_path(self._name)}/versions/{quoted(reference)}/files"
         listing = self._client.call("GET", path, model=self._name)
         try:
             manifest = decode_manifest(listing.get("files"))
@@ -100,8 +101,7 @@ class Download:
         try:
             with self._client.http.stream("GET", url, headers=headers) as response:
                 if response.status_code not in (200, 206):
-                    answer = Answer(response.status_code, response.headers, response.read())
-                    raise_for(answer, self._name, {503: StoreUnavailable})
+                    self._client.check(Answer(response.status_code, response.headers, response.read()), self._name)
                 if start and response.status_code == 200:
                     os.ftruncate(descriptor, 0)
                     self._tally.add(-start)

@@ -24,6 +24,8 @@ from salver.core.errors import (
     SalverError,
     ServerUnreachable,
     StoreUnavailable,
+    UnknownModel,
+    UnsupportedRequest,
 )
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -141,6 +143,13 @@ class ModelStoreClient:
         """All about a version, by its name or ``@ALIAS``. Raises UnknownModel."""
         return self.call("GET", f"{model_path(name)}/versions/{quoted(reference)}", model=name)
 
+    def newest(self, name: str) -> str:
+        """The newest version that is READY. Raises UnknownModel where there is none."""
+        ready = [each["version"] for each in self.model(name)["versions"] if each["state"] == "READY"]
+        if not ready:
+            raise UnknownModel(f"model '{name}' has no version that is ready")
+        return str(ready[-1])
+
     def set_alias(self, name: str, alias: str, version: str) -> str:
         """Let an alias point to a version, or to that of another ``@ALIAS``; the version's name.
 
@@ -181,7 +190,7 @@ class ModelStoreClient:
 
         Args:
             name: the model.
-            reference: a version, or ``@ALIAS``.
+            reference: a version, ``@ALIAS``, or "" for the newest version that is ready.
             target: the folder; it must not exist, or be empty.
             progress: is told of the bytes that are here.
 
@@ -221,7 +230,7 @@ class ModelStoreClient:
         """One call of the management API; the JSON object that answers it."""
         body = b"" if document is None else orjson.dumps(document)
         answer = self.send(method, path, body, "application/json", answers_within=answers_within)
-        raise_for(answer, model, _BY_STATUS)
+        self.check(answer, model)
         found = read_json(answer.body)
         if not isinstance(found, dict):
             raise MalformedBody(f"{self.url}{_PREFIX}{path} didn't answer as a Salver server with a model store does")
@@ -248,6 +257,14 @@ class ModelStoreClient:
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise failure(error, self.url, self.http.timeout) from error
         return Answer(response.status_code, response.headers, response.content)
+
+    def check(self, answer: Answer, model: str | None) -> None:
+        """Raise the error that an answer tells of."""
+        if answer.status in (404, 405) and not _is_management(answer):
+            raise UnsupportedRequest(
+                f"the server at {self.url} has no model store; 'salver serve --store FOLDER' starts one that has"
+            )
+        raise_for(answer, model, _BY_STATUS)
 
     def persist(self, attempt: Callable[[], T], *, since: Callable[[], float] | None = None) -> T:
         """Try again what fails for reasons that pass, until nothing has moved for ``patience`` seconds.
@@ -297,6 +314,13 @@ class Tally:
                 self.moved_at = monotonic()
             if self._progress is not None:
                 self._progress(self._done, self._total)
+
+
+def _is_management(answer: Answer) -> bool:
+    """Whether an error is of the management API, not of a server that has none."""
+    told = read_json(answer.body)
+    text = told.get("error") if isinstance(told, dict) else None
+    return isinstance(text, str) and not text.startswith("no such URL")
 
 
 def model_path(name: str) -> str:
