@@ -79,7 +79,9 @@ def _check_protocol(protocol: str, url: str) -> None:
     try:
         fsspec.get_filesystem_class(protocol)
     except ValueError:
-        raise InvalidConfig(f"{masked(url)!r}: unknown protocol; {suggestion(protocol, _KNOWN)}") from None
+        raise InvalidConfig(
+            f"{masked(url)!r}: unknown protocol; {suggestion(protocol, _KNOWN, what='protocol')}"
+        ) from None
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         install = f"pip install 'salver[{extra}]'" if extra else str(error)

@@ -165,7 +165,7 @@ class FsspecBackend:
 def _defaults(protocol: str) -> dict[str, Any]:
     """Options that make S3 give up within a bound when nobody answers; the others' own bounds are minutes."""
     if protocol in ("s3", "s3a"):
-        return {"config_kwargs": {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 1}}}
+        return {"config_kwargs": {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 0}}}
     return {}
 
 
