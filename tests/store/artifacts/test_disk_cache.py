@@ -349,6 +349,11 @@ def test_holds_are_counted(distant: ArtifactStore, make: Make, tmp_path: Path) -
     cache.release(digest)
     assert cache.remove(digest)
     assert cache.contents() == []
+    cache.hold(digest)
+    cache.close()
+    cache.release(digest)
+    cache = DiskCache(tmp_path / "cache", max_bytes=1 << 30, store=distant)
+    assert cache.remove(digest)
     assert cache.used_bytes() == 0
 
 

@@ -65,6 +65,8 @@ class KeyLocks:
     def unlock(self, key: str) -> None:
         """Give a lock back."""
         with self._changed:
+            if self._handle < 0:
+                return  # all were given back
             count = self._held.pop(key)
             if count > 1:
                 self._held[key] = count - 1
