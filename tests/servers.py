@@ -33,7 +33,7 @@ class Server:
     """
 
     def __init__(self, path: Path | str, *arguments: str, environment: dict[str, str] | None = None) -> None:
-        command = [SALVER, "serve", str(path), "--port", "0", *arguments]
+        command = [SALVER, "serve", "--port", "0", str(path), *arguments]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
