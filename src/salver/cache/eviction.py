@@ -1,14 +1,15 @@
 """Which loaded versions go first when others need the room.
 
 The policy "cost" is GreedyDual-Size-Frequency (Cherkasova 1998, "Improving WWW Proxies Performance with Greedy-Dual-
-Size-Frequency Caching Policy", HP Labs HPL-98-69R1), with three changes:
+Size-Frequency Caching Policy", HP Labs HPL-98-69R1), with four changes:
 
 - What was used ages by a factor, not by a difference (as in LRFU: Lee et al. 2001). The past of a version that nobody
   uses any more is forgotten at one speed, however much it was used.
 - How often a version was used is remembered when it goes (as "perfect" LFU and TinyLFU do: Einziger et al. 2017): it
   need not prove itself again.
-- Uses between which nothing was loaded count as one: no policy could have lost any of them. A burst of requests says
-  no more of a version than that it is in use.
+- Uses in quick succession count as one (as in LRU-K: O'Neil et al. 1993): once the first of them has loaded a version,
+  the others cost nothing, so they say little of what it will cost to let it go.
+- For the same reason a version that was used just now stays, whatever it is worth: its session may go on.
 
 Time is a clock that counts *turnovers*: loading as many versions as are loaded advances it by one. A cache that has
 room for what is used remembers for long; one that hasn't, since the requests have changed, forgets fast.
@@ -21,19 +22,23 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import count
-from math import exp, log
+from math import exp, inf, log
 from time import perf_counter_ns
 from typing import ClassVar, Literal
 
 from salver.cache.usage import Usage
 
-MEMORY_TURNOVERS = 4.0
+MEMORY_TURNOVERS = 3.0
 """A use counts 1/e of a new one when so many turnovers have passed."""
 
-MOST_FREQUENT = 64.0
-"""No version counts as used more often than this: what was used a lot isn't kept for long when nobody uses it now."""
+LOOKS_PER_TURNOVER = 10
+"""How often a version's uses are counted. Those between two looks count as one."""
+
+SESSION_TURNOVERS = 0.05
+"""A version that was used since then stays, as long as there are others that may go."""
 
 _TURNOVER_NS = 24 * 3600 * 10**9
 """The clock also goes by one each day, so that what is idle ages where nothing is loaded."""
@@ -48,20 +53,19 @@ def decayed(frequency: float, turnovers: float) -> float:
     return frequency * exp(-turnovers / MEMORY_TURNOVERS)
 
 
-def frequency_after(frequency: float, uses: int, turnovers: float, loaded: int) -> float:
+def frequency_after(frequency: float, uses: int, turnovers: float) -> float:
     """The frequency of a version that was used again.
 
     Args:
-        frequency: at the last use that was counted.
+        frequency: at the last use that is known.
         uses: how many there were since then.
-        turnovers: from that use to the last of them. Those in between are taken to be spread over it evenly.
-        loaded: how many versions are loaded, that is, how many loads make a turnover.
+        turnovers: from that use to the last of them.
+
+    Returns:
+        The decayed number of uses, where no more count than one for each look that is due in a turnover.
     """
-    counted = min(float(uses), turnovers * loaded)
-    newest = min(counted, 1.0)
-    passed = turnovers / MEMORY_TURNOVERS
-    earlier = (counted - newest) * (1.0 - exp(-passed)) / passed if passed > 1e-9 else counted - newest
-    return min(MOST_FREQUENT, decayed(frequency, turnovers) + earlier + newest)
+    most = LOOKS_PER_TURNOVER * MEMORY_TURNOVERS * (1.0 - exp(-turnovers / MEMORY_TURNOVERS))
+    return decayed(frequency, turnovers) + min(float(uses), most)
 
 
 def value(frequency: float, load_seconds: float, size: int) -> float:
@@ -80,8 +84,9 @@ def rank(value: float, clock: float) -> float:
 class EvictionOrder:
     """The versions that are loaded, by who goes first.
 
-    Requests only write to a :class:`Usage`. The order looks at what has changed when a version's turn to go seems to
-    have come: one that was used since it was last looked at is worth more than the order knows, never less.
+    Requests only write to a :class:`Usage`. The order looks at what has changed of a few versions at each load, one
+    after the other, and of a version whose turn to go seems to have come: one that was used since it was last looked
+    at is worth more than the order knows, never less.
 
     Args:
         policy: "cost": by frequency x seconds to load it back / bytes. "lru": the least recently used goes first.
@@ -93,6 +98,8 @@ class EvictionOrder:
         self._now = now
         self._clock = _TurnoverClock(now())
         self._entries: dict[int, _Entry] = {}
+        # Whom to look at next: all entries, and some that were taken out.
+        self._rounds: deque[_Entry] = deque()
         self._all = _Heap()
         self._tenants: dict[str, _Heap] = {}
         # Versions that were pinned when their turn seemed to have come.
@@ -106,8 +113,8 @@ class EvictionOrder:
         self._clock.advance(now, 1.0 / (len(self._entries) + 1))
         clock = self._clock.at(now)
         frequency, since = self._remembered.pop(usage.key, (0.0, clock))
-        frequency = min(MOST_FREQUENT, 1.0 + decayed(frequency, clock - since))
-        self._put_in(_Entry(usage, frequency, clock, now))
+        self._put_in(_Entry(usage, 1.0 + decayed(frequency, clock - since), clock, now))
+        self._look_at_next()
 
     def remove(self, usage: Usage, *, evicted: bool) -> None:
         """A version was taken out; where it was evicted, how often it was used is remembered."""
@@ -143,11 +150,13 @@ class EvictionOrder:
         """
         self._take_back_unpinned()
         heap = self._all if tenant is None else self._tenants.get(tenant, _Heap())
+        session = self._clock.at(self._now()) - SESSION_TURNOVERS if self._policy == "cost" else inf
+        heap.let_go(session)
         found: list[Usage] = []
         kept: list[_Entry] = []
         freed = 0
         try:
-            while freed < need and (entry := heap.pop(self._look_at)) is not None:
+            while freed < need and (entry := heap.pop(self._look_at, session)) is not None:
                 if entry.usage.pinned:
                     self._aside[id(entry.usage)] = entry
                     continue
@@ -188,6 +197,7 @@ class EvictionOrder:
 
     def _put_in(self, entry: _Entry) -> None:
         self._entries[id(entry.usage)] = entry
+        self._rounds.append(entry)
         entry.rank = self._rank(entry)
         for heap in self._heaps(entry):
             heap.members += 1
@@ -197,6 +207,8 @@ class EvictionOrder:
         del self._entries[id(entry.usage)]
         self._aside.pop(id(entry.usage), None)
         entry.is_out = True
+        if len(self._rounds) > 2 * len(self._entries) + 16:
+            self._rounds = deque(entry for entry in self._rounds if not entry.is_out)
         for heap in self._heaps(entry):
             heap.members -= 1
             heap.sweep()
@@ -212,6 +224,13 @@ class EvictionOrder:
         for entry in [entry for entry in self._aside.values() if not entry.usage.pinned]:
             self.update(entry.usage)
 
+    def _look_at_next(self) -> None:
+        for _ in range(min(LOOKS_PER_TURNOVER, len(self._entries))):
+            while (entry := self._rounds.popleft()).is_out:
+                pass
+            self._look_at(entry)
+            self._rounds.append(entry)
+
     def _look_at(self, entry: _Entry) -> None:
         """Take in how a version was used since it was looked at."""
         usage = entry.usage
@@ -219,8 +238,7 @@ class EvictionOrder:
         if uses == entry.uses and used_ns <= entry.used_ns:
             return
         clock = max(entry.clock, self._clock.at(used_ns))
-        turnovers = clock - entry.clock
-        entry.frequency = frequency_after(entry.frequency, uses - entry.uses, turnovers, len(self._entries))
+        entry.frequency = frequency_after(entry.frequency, uses - entry.uses, clock - entry.clock)
         entry.clock, entry.uses, entry.used_ns = clock, uses, max(entry.used_ns, used_ns)
         entry.rank = self._rank(entry)
 
@@ -259,12 +277,19 @@ class _Heap:
     def __init__(self) -> None:
         self.members = 0
         self._items: list[tuple[float, int, _Entry]] = []
+        # Entries whose turn would have come, had they not been in use, by the clock of their last use.
+        self._in_use: list[tuple[float, int, _Entry]] = []
 
     def push(self, entry: _Entry) -> None:
         heapq.heappush(self._items, (entry.rank, entry.number, entry))
 
-    def pop(self, look_at: Callable[[_Entry], None]) -> _Entry | None:
-        """Take the entry whose rank is lowest once it was looked at."""
+    def let_go(self, session: float) -> None:
+        """Entries that haven't been used since a time, in turnovers, aren't in use any more."""
+        while self._in_use and self._in_use[0][0] < session:
+            self.push(heapq.heappop(self._in_use)[2])
+
+    def pop(self, look_at: Callable[[_Entry], None], session: float) -> _Entry | None:
+        """Take the entry whose rank is lowest once it was looked at; those in use since ``session`` come last."""
         while self._items:
             known, number, entry = self._items[0]
             if not entry.is_out:
@@ -273,15 +298,24 @@ class _Heap:
                     heapq.heapreplace(self._items, (entry.rank, number, entry))
                     continue
             heapq.heappop(self._items)
+            if entry.is_out:
+                continue
+            if entry.clock < session:
+                return entry
+            heapq.heappush(self._in_use, (entry.clock, number, entry))
+        while self._in_use:
+            _, _, entry = heapq.heappop(self._in_use)
             if not entry.is_out:
                 return entry
         return None
 
     def sweep(self) -> None:
         """Forget entries that were taken out, once they are more than half."""
-        if len(self._items) > 2 * self.members + 16:
+        if len(self._items) + len(self._in_use) > 2 * self.members + 16:
             self._items = [item for item in self._items if not item[2].is_out]
+            self._in_use = [item for item in self._in_use if not item[2].is_out]
             heapq.heapify(self._items)
+            heapq.heapify(self._in_use)
 
 
 class _TurnoverClock:
