@@ -38,6 +38,7 @@ _BY_CONTENT = {
 _FOLDERS: tuple[tuple[str, tuple[frozenset[str], ...]], ...] = (
     ("tensorflow", (frozenset({"saved_model.pb", "saved_model.pbtxt"}),)),
     ("mlflow", (frozenset({"MLmodel"}),)),
+    ("torchserve", (frozenset({"MAR-INF"}),)),
     (
         "transformers",
         (
@@ -75,6 +76,8 @@ def detect(path: Path, runtime: str | None = None) -> tuple[str, Path]:
     if runtime is not None and runtime not in _SUFFIXES.values():
         return runtime, path
     names = {file.name for file in files}
+    if (path / "MAR-INF" / "MANIFEST.json").is_file():
+        names.add("MAR-INF")
     if "model.py" not in names or runtime is not None:
         for name, needed in _FOLDERS:
             if runtime in (None, name) and all(names & any_of for any_of in needed):

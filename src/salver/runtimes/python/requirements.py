@@ -11,9 +11,9 @@ from pathlib import Path
 from salver.core.errors import InvalidConfig, MissingDependency
 
 
-def read_requirements(folder: Path) -> list[str]:
+def read_requirements(folder: Path, name: str = "requirements.txt") -> list[str]:
     """The requirements in ``requirements.txt`` beside a model; lines with pip's own options are left out."""
-    file = folder / "requirements.txt"
+    file = folder / name
     if not file.is_file():
         return []
     lines = (line.split(" #")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
