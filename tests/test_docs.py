@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from salver.config import ServerSettings, read_settings
-from salver.config.settings import environment_variable
+from salver.config.settings import STORE_SETTINGS, environment_variable
 from salver.core.tensor import DTYPES
 from salver.frontends import grpc_errors
 from salver.frontends.openapi import document as openapi_document
@@ -52,7 +52,8 @@ def test_defaults_of_settings_are_as_documented() -> None:
     for name, row in first_cells(document("configuration.md")).items():
         default = row.split("|")[3].strip().strip("`")
         if default:
-            settings = read_settings(None, {environment_variable(name): default}, {"repository": "models"})
+            source = {"store": "models"} if name in STORE_SETTINGS else {"repository": "models"}
+            settings = read_settings(None, {environment_variable(name): default}, source)
             assert getattr(settings, name) == ServerSettings.model_fields[name].default, name
         else:
             field = ServerSettings.model_fields[name]
@@ -114,7 +115,8 @@ def test_every_rest_route_has_a_row_and_every_row_is_a_route() -> None:
         for method in item
         if method != "parameters"
     }
-    rows = {name for name in first_cells(document("rest-api.md")) if name.startswith(("GET ", "POST "))}
+    methods = ("GET ", "PUT ", "POST ", "DELETE ")
+    rows = {name for name in first_cells(document("rest-api.md")) if name.startswith(methods)}
     assert rows == routes
 
 

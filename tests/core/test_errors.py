@@ -24,7 +24,7 @@ STATUSES = {
     "UnknownRoute": (404, "UNIMPLEMENTED"),
     "UnknownModel": (404, "NOT_FOUND"),
     "UnknownUpload": (404, "NOT_FOUND"),
-    "VersionExists": (409, "ALREADY_EXISTS"),
+    "VersionExists": (409, "FAILED_PRECONDITION"),
     "ModelInUse": (409, "FAILED_PRECONDITION"),
     "InstanceFailed": (503, "UNAVAILABLE"),
     "Overloaded": (429, "RESOURCE_EXHAUSTED"),

@@ -85,7 +85,7 @@ Options: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_options)]
 Resources: TypeAlias = Annotated[dict[str, Annotated[Integer, Field(ge=1)]], BeforeValidator(_counts)]
 
 
-_STORE_SETTINGS = (
+STORE_SETTINGS = (
     "store_options",
     "registry",
     "data_folder",
@@ -95,6 +95,7 @@ _STORE_SETTINGS = (
     "probe_memory",
     "advertise",
 )
+"""Settings of servers over a model store only."""
 
 
 class ServerSettings(BaseModel):
@@ -301,7 +302,7 @@ def _check_source(values: Mapping[str, object], places: Mapping[str, str]) -> No
     if "store" in values:
         alien = [name for name in ("load", "watch", "watch_interval") if name in values]
     else:
-        alien = [name for name in _STORE_SETTINGS if name in values]
+        alien = [name for name in STORE_SETTINGS if name in values]
     if alien:
         name = alien[0]
         where = f"{places[name]}: " if places.get(name) else ""

@@ -44,8 +44,6 @@ STATUSES: dict[type[errors.SalverError], Status] = {
     errors.UnknownModel: Status.NOT_FOUND,
     errors.UnknownUpload: Status.NOT_FOUND,
     errors.Conflict: Status.FAILED_PRECONDITION,
-    errors.VersionExists: Status.ALREADY_EXISTS,
-    errors.ModelInUse: Status.FAILED_PRECONDITION,
     errors.ModelUnavailable: Status.UNAVAILABLE,
     errors.InstanceFailed: Status.UNAVAILABLE,
     errors.Overloaded: Status.RESOURCE_EXHAUSTED,
