@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from asgi import Answer, call
+from jsonschema import Draft202012Validator
 from model_stores import LIMIT, MAX_ARTIFACT, contents, management_app, open_store, push, push_body, push_ready, settled
 from onnx_files import write_constant
 
 from salver.core.registry import Node
-from salver.frontends.management_api import ManagementApp
+from salver.frontends.management_api import PREFIX, ManagementApp
+from salver.frontends.openapi import document as openapi_document
 from salver.registration.model_store import ModelStore
 from salver.store.artifacts.describe import describe
 
@@ -509,3 +511,67 @@ async def test_routes(api: Api, method: str, path: str, status: int) -> None:
         assert answer.error
     if status == 405:
         assert answer.headers["allow"]
+
+
+# The document
+
+
+DOCUMENT = openapi_document()
+OPERATIONS = [
+    (path, method.upper(), operation)
+    for path, item in DOCUMENT["paths"].items()
+    for method, operation in item.items()
+    if method != "parameters" and path.startswith(PREFIX + "/") and "/cache" not in path
+]
+
+
+def check(schema: str, value: Any) -> None:
+    """Hold a value against a schema of the document."""
+    validator = Draft202012Validator({"$ref": f"#/components/schemas/{schema}", "components": DOCUMENT["components"]})
+    validator.validate(value)
+
+
+def schema_of(operation: dict[str, Any], status: int) -> str:
+    content = operation["responses"][str(status)]["content"]["application/json"]
+    return str(content["schema"]["$ref"].rpartition("/")[2])
+
+
+async def test_every_route_is_in_the_document_and_everything_there_is_a_route(api: Api) -> None:
+    routes = {(PREFIX + path, method) for path, methods in api.app.routes.items() for method in methods}
+    assert routes == {(path, method) for path, method, _ in OPERATIONS}
+    for path, method, _ in OPERATIONS:
+        names = re.findall(r"\{(\w+)\}", path)
+        handler, arguments = api.app.route(re.sub(r"\{(\w+)\}", r"a-\1", path), method)
+        assert handler == api.app.routes[path.removeprefix(PREFIX)][method]
+        assert arguments == tuple(f"a-{name}" for name in names)
+
+
+async def test_answers_are_as_documented(api: Api, plus_one: Path) -> None:
+    documented = {operation["operationId"]: operation for _, _, operation in OPERATIONS}
+    begun = await api.post("/models/plus/versions", push_body(describe(plus_one), owner="ada"))
+    check(schema_of(documented["beginPush"], 200), begun.json())
+    upload = f"/uploads/{begun.json()['upload']}"
+    check(schema_of(documented["showUpload"], 200), (await api.get(upload)).json())
+    ((sha256, data),) = contents(plus_one, describe(plus_one)).items()
+    wrong = await api.put(f"{upload}/blobs/{sha256}", data, "offset=7")
+    check(schema_of(documented["sendFile"], 409), wrong.json())
+    check(schema_of(documented["sendFile"], 200), (await api.put(f"{upload}/blobs/{sha256}", data)).json())
+    check(schema_of(documented["commitUpload"], 202), (await api.post(f"{upload}/commit")).json())
+    await settled(api.app, "plus", "1")
+    alias = await api.put("/models/plus/aliases/prod", {"version": "1"})
+    check(schema_of(documented["setAlias"], 200), alias.json())
+    await push(api.app, "another", plus_one)
+    for operation, path in {
+        "listModels": "/models",
+        "showModel": "/models/plus",
+        "showVersion": "/models/plus/versions/@prod",
+        "listFiles": "/models/plus/versions/1/files",
+        "modelHistory": "/models/plus/audit",
+        "history": "/audit",
+    }.items():
+        check(schema_of(documented[operation], 200), (await api.get(path)).json())
+    for operation, path in {
+        "deleteAlias": "/models/plus/aliases/prod",
+        "deleteVersion": "/models/plus/versions/1",
+    }.items():
+        check(schema_of(documented[operation], 200), (await api.delete(path)).json())

@@ -80,8 +80,8 @@ def test_every_route_is_in_the_document(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
 def test_everything_in_the_document_is_a_route(path: str, method: str, operation: Any, tmp_path: Path) -> None:
     del operation
-    if path in PAGES:
-        return  # asked for below
+    if path in PAGES or path.startswith("/api/"):
+        return  # asked for below; of the management API, see test_management_api.py
     handler, model, version = rest_app(tmp_path)._route(path.format(model="m", version="7"), method.upper())
     assert callable(handler)
     assert (model, version) == ("m" if "{model}" in path else "", "7" if "{version}" in path else "")
@@ -276,7 +276,7 @@ def test_answers_are_as_documented(example_server: Server) -> None:
         asked = 0
         for path, method, operation in OPERATIONS:
             schema = operation["responses"]["200"]["content"].get("application/json", {}).get("schema", {})
-            if method == "get" and "$ref" in schema:
+            if method == "get" and "$ref" in schema and not path.startswith("/api/"):
                 answer = http.get(path.format(model="iris", version="1"))
                 assert answer.status_code == 200, path
                 check(schema["$ref"].rpartition("/")[2], answer.json())

@@ -6,9 +6,21 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from salver.frontends import openapi_examples as examples
-from salver.frontends.openapi_schemas import SCHEMAS, reference
-
-Operation = dict[str, Any]
+from salver.frontends.openapi_management import MANAGEMENT_PARAMETERS, TAG, management_paths
+from salver.frontends.openapi_management_schemas import MANAGEMENT_SCHEMAS
+from salver.frontends.openapi_parts import (
+    Operation,
+    content_object,
+    error_answers,
+    get_operation,
+    health_answers,
+    json_answers,
+    json_body,
+    json_content,
+    operation_object,
+    parameter_reference,
+)
+from salver.frontends.openapi_schemas import SCHEMAS
 
 _DESCRIPTION: Final = """\
 Predictions from models over the V2 protocol (Open Inference Protocol). A path without `/versions/{version}` means the \
@@ -21,6 +33,7 @@ _TAGS: Final = (
     ("inference", "Ask a model."),
     ("models", "What a model takes and gives, and how it does."),
     ("repository", "Which models there are; load and unload them."),
+    TAG,
     ("server", "Is it there, is it ready, what is it."),
     ("monitoring", "For monitoring systems and for readers."),
     ("shared memory", "Not supported. Clients ask for the regions, and are told that there are none."),
@@ -71,6 +84,7 @@ _PARAMETERS: Final[dict[str, Operation]] = {
 _ERRORS: Final = {
     "400": "The request can't be understood, doesn't fit the model, or is over a limit.",
     "404": "There is no such model, version or URL.",
+    "409": "The request doesn't fit what is there: a version that exists, or that serves traffic.",
     "405": "The URL doesn't take this method.",
     "429": "As many requests wait for this model version as may. Send it again later.",
     "499": "The client has closed its side of the connection, and so its request was cancelled.",
@@ -85,7 +99,7 @@ _INFERENCE_ERRORS: Final = ("400", "404", "429", "499", "501", "503", "504")
 
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
-    paths = _server_paths() | _monitoring_paths() | _repository_paths()
+    paths = _server_paths() | _monitoring_paths() | _repository_paths() | management_paths()
     for version_path in ("", "/versions/{version}"):
         paths |= _model_paths(f"/v2/models/{{model}}{version_path}", "Version" if version_path else "")
     return {
@@ -100,15 +114,15 @@ def document() -> dict[str, Any]:
         "tags": [{"name": name, "description": description} for name, description in _TAGS],
         "paths": paths,
         "components": {
-            "schemas": SCHEMAS,
-            "parameters": _PARAMETERS,
+            "schemas": SCHEMAS | MANAGEMENT_SCHEMAS,
+            "parameters": _PARAMETERS | MANAGEMENT_PARAMETERS,
             "responses": {status: _error(status, meaning) for status, meaning in _ERRORS.items()},
         },
     }
 
 
 def _model_paths(path: str, suffix: str) -> dict[str, Operation]:
-    here = [_parameter("model"), *([_parameter("version")] if suffix else [])]
+    here = [parameter_reference("model"), *([parameter_reference("version")] if suffix else [])]
 
     def route(action: str, method: str, operation: Operation) -> dict[str, Operation]:
         operation["operationId"] += suffix
@@ -121,65 +135,87 @@ def _model_paths(path: str, suffix: str) -> dict[str, Operation]:
         | route(
             "",
             "get",
-            _get("modelMetadata", "models", "Inputs, outputs and versions", _answers("ModelMetadata", "404", "503")),
+            get_operation(
+                "modelMetadata", "models", "Inputs, outputs and versions", json_answers("ModelMetadata", "404", "503")
+            ),
         )
-        | route("/ready", "get", _get("modelReady", "models", "Is it ready?", _health("ModelReady", "404")))
-        | route("/config", "get", _get("modelConfig", "models", "Configuration", _answers("ModelConfig", "404", "503")))
-        | route("/stats", "get", _get("modelStatistics", "models", "Statistics", _answers("Statistics", "404", "503")))
+        | route(
+            "/ready", "get", get_operation("modelReady", "models", "Is it ready?", health_answers("ModelReady", "404"))
+        )
+        | route(
+            "/config",
+            "get",
+            get_operation("modelConfig", "models", "Configuration", json_answers("ModelConfig", "404", "503")),
+        )
+        | route(
+            "/stats",
+            "get",
+            get_operation("modelStatistics", "models", "Statistics", json_answers("Statistics", "404", "503")),
+        )
     )
 
 
 def _server_paths() -> dict[str, Operation]:
     return {
-        "/v2": {"get": _get("serverMetadata", "server", "Name, version and extensions", _answers("ServerMetadata"))},
-        "/v2/health/live": {"get": _get("serverLive", "server", "Does the process work?", _health("ServerLive"))},
+        "/v2": {
+            "get": get_operation(
+                "serverMetadata", "server", "Name, version and extensions", json_answers("ServerMetadata")
+            )
+        },
+        "/v2/health/live": {
+            "get": get_operation("serverLive", "server", "Does the process work?", health_answers("ServerLive"))
+        },
         "/v2/health/ready": {
-            "get": _get("serverReady", "server", "Have the models been loaded?", _health("ServerReady"))
+            "get": get_operation("serverReady", "server", "Have the models been loaded?", health_answers("ServerReady"))
         },
         "/v2/models/stats": {
-            "get": _get("allStatistics", "models", "Statistics of all models", _answers("Statistics"))
+            "get": get_operation("allStatistics", "models", "Statistics of all models", json_answers("Statistics"))
         },
         "/v2/systemsharedmemory/status": {
-            "get": _get("systemSharedMemory", "shared memory", "System regions: none", _answers("NoRegions"))
+            "get": get_operation(
+                "systemSharedMemory", "shared memory", "System regions: none", json_answers("NoRegions")
+            )
         },
         "/v2/cudasharedmemory/status": {
-            "get": _get("cudaSharedMemory", "shared memory", "CUDA regions: none", _answers("NoRegions"))
+            "get": get_operation("cudaSharedMemory", "shared memory", "CUDA regions: none", json_answers("NoRegions"))
         },
     }
 
 
 def _repository_paths() -> dict[str, Operation]:
-    index = _answers("RepositoryIndex", "400")
-    body = _json_body("IndexRequest", examples.INDEX, required=False)
-    change = {"parameters": [_parameter("model")]}
-    load = _answers("Empty", "400", "404", "501")
-    unload = _answers("Empty", "400", "404")
+    index = json_answers("RepositoryIndex", "400")
+    body = json_body("IndexRequest", examples.INDEX, required=False)
+    change = {"parameters": [parameter_reference("model")]}
+    load = json_answers("Empty", "400", "404", "501")
+    unload = json_answers("Empty", "400", "404")
     return {
         "/v2/repository/index": {
-            "post": _operation("repositoryIndex", "repository", "All versions and their states", index, body=body),
-            "get": _get("repositoryIndexAll", "repository", "All versions and their states", index),
+            "post": operation_object(
+                "repositoryIndex", "repository", "All versions and their states", index, body=body
+            ),
+            "get": get_operation("repositoryIndexAll", "repository", "All versions and their states", index),
         },
         "/v2/repository/models/{model}/load": change
         | {
-            "post": _operation(
+            "post": operation_object(
                 "loadModel",
                 "repository",
                 "Load or reload a model",
                 load,
                 description="Loads the model's versions as they are in the repository now. What can't be loaded "
                 "replaces nothing that serves; the error (400) says why.",
-                body=_json_body("LoadRequest", None, required=False),
+                body=json_body("LoadRequest", None, required=False),
             )
         },
         "/v2/repository/models/{model}/unload": change
         | {
-            "post": _operation(
+            "post": operation_object(
                 "unloadModel",
                 "repository",
                 "Unload a model",
                 unload,
                 description="Requests that the model works on are answered first.",
-                body=_json_body("UnloadRequest", None, required=False),
+                body=json_body("UnloadRequest", None, required=False),
             )
         },
     }
@@ -187,8 +223,10 @@ def _repository_paths() -> dict[str, Operation]:
 
 def _monitoring_paths() -> dict[str, Operation]:
     def page(operation: str, summary: str, content_type: str) -> dict[str, Operation]:
-        answers = _answers(None) | {"200": _content("The page.", {content_type: {"schema": {"type": "string"}}})}
-        return {"get": _get(operation, "monitoring", summary, answers)}
+        answers = json_answers(None) | {
+            "200": content_object("The page.", {content_type: {"schema": {"type": "string"}}})
+        }
+        return {"get": get_operation(operation, "monitoring", summary, answers)}
 
     return {
         "/metrics": page("metrics", "Metrics in the Prometheus text format", "text/plain"),
@@ -198,18 +236,18 @@ def _monitoring_paths() -> dict[str, Operation]:
 
 
 def _infer() -> Operation:
-    request = _json_body("InferenceRequest", examples.INFER)
+    request = json_body("InferenceRequest", examples.INFER)
     request["content"]["application/octet-stream"] = {"schema": {"type": "string", "description": _BINARY_REQUEST}}
-    answer = _content("The model's answer.", _json("InferenceResponse", examples.INFERRED))
+    answer = content_object("The model's answer.", json_content("InferenceResponse", examples.INFERRED))
     answer["content"]["application/octet-stream"] = {"schema": {"type": "string", "description": _BINARY_ANSWER}}
     answer["headers"] |= {
         "Inference-Header-Content-Length": {key: _LENGTH_HEADER[key] for key in ("description", "schema")}
     }
-    operation = _operation(
+    operation = operation_object(
         "infer",
         "inference",
         "Run the model on tensors",
-        {"200": answer} | _errors(*_INFERENCE_ERRORS),
+        {"200": answer} | error_answers(*_INFERENCE_ERRORS),
         description="Bodies may be compressed (`Content-Encoding: gzip` or `deflate`). The answer is, where "
         "`Accept-Encoding` names exactly one of these.",
         body=request,
@@ -218,86 +256,36 @@ def _infer() -> Operation:
 
 
 def _generate() -> Operation:
-    operation = _operation(
+    operation = operation_object(
         "generate",
         "inference",
         "Run the model on plain values",
-        {"200": _content("The model's answer.", _json("GenerateResponse", examples.GENERATED))}
-        | _errors(*_INFERENCE_ERRORS),
+        {"200": content_object("The model's answer.", json_content("GenerateResponse", examples.GENERATED))}
+        | error_answers(*_INFERENCE_ERRORS),
         description="Inputs and outputs as one flat JSON object. For models whose inputs are a text, a number or a "
         "list of them.",
-        body=_json_body("GenerateRequest", examples.GENERATE),
+        body=json_body("GenerateRequest", examples.GENERATE),
     )
     return operation | {"parameters": [_TIMEOUT_HEADER]}
 
 
 def _generate_stream() -> Operation:
     stream = {"text/event-stream": {"schema": {"type": "string"}, "examples": examples.GENERATED_STREAM}}
-    operation = _operation(
+    operation = operation_object(
         "generateStream",
         "inference",
         "Run the model on plain values, and get answers as they come",
-        {"200": _content("Server-sent events; the data of each is what `generate` answers.", stream)}
-        | _errors(*_INFERENCE_ERRORS),
+        {"200": content_object("Server-sent events; the data of each is what `generate` answers.", stream)}
+        | error_answers(*_INFERENCE_ERRORS),
         description='An error after the first event comes as an event `{"error": "text"}`, which is the last one. '
         "A model that doesn't stream gives one event.",
-        body=_json_body("GenerateRequest", examples.GENERATE_STREAM),
+        body=json_body("GenerateRequest", examples.GENERATE_STREAM),
     )
     return operation | {"parameters": [_TIMEOUT_HEADER]}
 
 
-def _get(operation: str, tag: str, summary: str, answers: Operation) -> Operation:
-    return _operation(operation, tag, summary, answers)
-
-
-def _operation(
-    operation: str, tag: str, summary: str, answers: Operation, *, description: str = "", body: Operation | None = None
-) -> Operation:
-    found: Operation = {"operationId": operation, "tags": [tag], "summary": summary}
-    if description:
-        found["description"] = description
-    if body is not None:
-        found["requestBody"] = body
-    return found | {"responses": answers}
-
-
-def _parameter(name: str) -> Operation:
-    return {"$ref": f"#/components/parameters/{name}"}
-
-
-def _answers(schema: str | None, *errors: str) -> Operation:
-    """A JSON answer, and the errors besides those that any route may give."""
-    answer = {} if schema is None else {"200": _content("The answer.", _json(schema))}
-    return answer | _errors(*errors)
-
-
-def _health(schema: str, *errors: str) -> Operation:
-    """Answers whose status says the same as their body."""
-    return {"200": _content("Yes.", _json(schema)), "503": _content("No.", _json(schema))} | _errors(*errors)
-
-
-def _errors(*statuses: str) -> Operation:
-    return {status: {"$ref": f"#/components/responses/{status}"} for status in sorted({*statuses, "405", "500"})}
-
-
 def _error(status: str, meaning: str) -> Operation:
-    answer = _content(meaning, _json("Error"))
+    answer = content_object(meaning, json_content("Error"))
     if status == "429":
         answer["headers"] |= {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
     return answer
-
-
-def _content(description: str, content: Operation) -> Operation:
-    header = {"description": "The request's id, as the server's log has it.", "schema": {"type": "string"}}
-    return {"description": description, "headers": {"x-request-id": header}, "content": content}
-
-
-def _json(schema: str, samples: examples.Examples | None = None) -> Operation:
-    content: Operation = {"schema": reference(schema)}
-    if samples:
-        content["examples"] = samples
-    return {"application/json": content}
-
-
-def _json_body(schema: str, samples: examples.Examples | None, *, required: bool = True) -> Operation:
-    return {"required": required, "content": _json(schema, samples)}

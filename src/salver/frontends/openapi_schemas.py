@@ -15,7 +15,8 @@ def reference(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _object(description: str, properties: dict[str, Schema], *required: str) -> Schema:
+def schema_object(description: str, properties: dict[str, Schema], *required: str) -> Schema:
+    """An object; "" for no description."""
     schema: Schema = {"type": "object", "properties": properties}
     if description:
         schema["description"] = description
@@ -24,28 +25,31 @@ def _object(description: str, properties: dict[str, Schema], *required: str) -> 
     return schema
 
 
-def _list(items: Schema, description: str = "") -> Schema:
+def schema_list(items: Schema, description: str = "") -> Schema:
+    """An array."""
     schema: Schema = {"type": "array", "items": items}
     if description:
         schema["description"] = description
     return schema
 
 
-def _text(description: str = "") -> Schema:
+def schema_text(description: str = "") -> Schema:
+    """A string."""
     return {"type": "string", "description": description} if description else {"type": "string"}
 
 
-def _count(description: str = "") -> Schema:
+def schema_count(description: str = "") -> Schema:
+    """An integer of at least 0."""
     return {"type": "integer", "minimum": 0} | ({"description": description} if description else {})
 
 
-_SHAPE: Final = _list({"type": "integer", "minimum": 0}, "The size of each dimension; [] for a scalar.")
-_DATA: Final = _list(
+_SHAPE: Final = schema_list({"type": "integer", "minimum": 0}, "The size of each dimension; [] for a scalar.")
+_DATA: Final = schema_list(
     {},
     "The elements in row-major order, flat or nested as the shape is. BYTES elements are texts. FP16 and BF16 have no "
     "JSON form. In answers it is flat, and null stands for NaN and infinities.",
 )
-_ID: Final = _text("The client's own id of the request; the answer repeats it.")
+_ID: Final = schema_text("The client's own id of the request; the answer repeats it.")
 
 _INFERENCE: Final[dict[str, Schema]] = {
     "Datatype": {
@@ -63,42 +67,42 @@ _INFERENCE: Final[dict[str, Schema]] = {
         "description": "Values that the model may read, and some that the server takes for itself. Names that begin "
         "with `triton_` are reserved.",
         "properties": {
-            "priority": _count("The level of the model's queue: 1 is served first, 0 is the model's default."),
-            "timeout": _count("Microseconds within which the answer is of use; 0 for any time."),
+            "priority": schema_count("The level of the model's queue: 1 is served first, 0 is the model's default."),
+            "timeout": schema_count("Microseconds within which the answer is of use; 0 for any time."),
         },
         "additionalProperties": {"type": ["string", "number", "boolean"]},
     },
-    "InputTensor": _object(
+    "InputTensor": schema_object(
         "One input, with its elements in `data`, or as bytes behind the JSON, of which it then has `binary_data_size`.",
         {
-            "name": _text("The input's name, as the model's metadata has it."),
+            "name": schema_text("The input's name, as the model's metadata has it."),
             "datatype": reference("Datatype"),
             "shape": _SHAPE,
             "data": _DATA,
-            "parameters": _object(
-                "For the binary form.", {"binary_data_size": _count("Bytes of this tensor behind the JSON.")}
+            "parameters": schema_object(
+                "For the binary form.", {"binary_data_size": schema_count("Bytes of this tensor behind the JSON.")}
             ),
         },
         "name",
         "datatype",
         "shape",
     ),
-    "RequestedOutput": _object(
+    "RequestedOutput": schema_object(
         "An output that the answer shall have.",
         {
-            "name": _text(),
-            "parameters": _object(
+            "name": schema_text(),
+            "parameters": schema_object(
                 "", {"binary_data": {"type": "boolean", "default": False, "description": "Answer it in binary form."}}
             ),
         },
         "name",
     ),
-    "InferenceRequest": _object(
+    "InferenceRequest": schema_object(
         "Input tensors, and what is wanted of the model.",
         {
             "id": _ID,
-            "inputs": _list(reference("InputTensor")),
-            "outputs": _list(
+            "inputs": schema_list(reference("InputTensor")),
+            "outputs": schema_list(
                 reference("RequestedOutput"), "The outputs wanted, in this order. Without it: all, in the model's."
             ),
             "parameters": {
@@ -109,29 +113,29 @@ _INFERENCE: Final[dict[str, Schema]] = {
         },
         "inputs",
     ),
-    "OutputTensor": _object(
+    "OutputTensor": schema_object(
         "One output.",
         {
-            "name": _text(),
+            "name": schema_text(),
             "datatype": reference("Datatype"),
             "shape": _SHAPE,
             "data": _DATA,
-            "parameters": _object(
-                "For the binary form.", {"binary_data_size": _count("Bytes of this tensor behind the JSON.")}
+            "parameters": schema_object(
+                "For the binary form.", {"binary_data_size": schema_count("Bytes of this tensor behind the JSON.")}
             ),
         },
         "name",
         "datatype",
         "shape",
     ),
-    "InferenceResponse": _object(
+    "InferenceResponse": schema_object(
         "The model's answer.",
         {
-            "model_name": _text(),
-            "model_version": _text("The version that answered."),
+            "model_name": schema_text(),
+            "model_version": schema_text("The version that answered."),
             "id": _ID,
             "parameters": reference("Parameters"),
-            "outputs": _list(reference("OutputTensor")),
+            "outputs": schema_list(reference("OutputTensor")),
         },
         "model_name",
         "model_version",
@@ -147,24 +151,24 @@ _INFERENCE: Final[dict[str, Schema]] = {
     "GenerateResponse": {
         "type": "object",
         "description": "The outputs by name. An output of one element is a plain value, any other a list.",
-        "properties": {"model_name": _text(), "model_version": _text(), "id": _ID},
+        "properties": {"model_name": schema_text(), "model_version": schema_text(), "id": _ID},
         "required": ["model_name", "model_version"],
         "additionalProperties": True,
     },
-    "Error": _object(
-        "What is wrong, what was expected, and what to do.", {"error": _text("A text for people.")}, "error"
+    "Error": schema_object(
+        "What is wrong, what was expected, and what to do.", {"error": schema_text("A text for people.")}, "error"
     ),
 }
 
-_TENSOR_METADATA: Final = _object(
+_TENSOR_METADATA: Final = schema_object(
     "An input or output of a model.",
     {
-        "name": _text(),
+        "name": schema_text(),
         "datatype": {
             "description": "ANY where the model takes any datatype.",
             "anyOf": [reference("Datatype"), {"const": "ANY"}],
         },
-        "shape": _list({"type": "integer", "minimum": -1}, "With the batch dimension; -1 is any size."),
+        "shape": schema_list({"type": "integer", "minimum": -1}, "With the batch dimension; -1 is any size."),
     },
     "name",
     "datatype",
@@ -172,31 +176,37 @@ _TENSOR_METADATA: Final = _object(
 )
 
 _CONFIG_TENSOR: Final[dict[str, Schema]] = {
-    "name": _text(),
-    "data_type": _text("TYPE_FP32 and so on; TYPE_STRING for BYTES."),
-    "dims": _list({"type": "integer", "minimum": -1}, "Without the batch dimension."),
+    "name": schema_text(),
+    "data_type": schema_text("TYPE_FP32 and so on; TYPE_STRING for BYTES."),
+    "dims": schema_list({"type": "integer", "minimum": -1}, "Without the batch dimension."),
 }
 
 _SERVER_AND_MODELS: Final[dict[str, Schema]] = {
-    "ServerMetadata": _object(
+    "ServerMetadata": schema_object(
         "What this server is.",
-        {"name": _text(), "version": _text(), "extensions": _list(_text(), "Protocol extensions that it speaks.")},
+        {
+            "name": schema_text(),
+            "version": schema_text(),
+            "extensions": schema_list(schema_text(), "Protocol extensions that it speaks."),
+        },
         "name",
         "version",
         "extensions",
     ),
-    "ServerLive": _object("", {"live": {"type": "boolean"}}, "live"),
-    "ServerReady": _object("", {"ready": {"type": "boolean"}}, "ready"),
-    "ModelReady": _object("", {"name": _text(), "ready": {"type": "boolean"}}, "name", "ready"),
+    "ServerLive": schema_object("", {"live": {"type": "boolean"}}, "live"),
+    "ServerReady": schema_object("", {"ready": {"type": "boolean"}}, "ready"),
+    "ModelReady": schema_object("", {"name": schema_text(), "ready": {"type": "boolean"}}, "name", "ready"),
     "TensorMetadata": _TENSOR_METADATA,
-    "ModelMetadata": _object(
+    "ModelMetadata": schema_object(
         "A model's signature.",
         {
-            "name": _text(),
-            "versions": _list(_text(), "The versions that are ready, oldest first."),
-            "platform": _text("The format, such as onnxruntime_onnx."),
-            "inputs": _list(reference("TensorMetadata")),
-            "outputs": _list(reference("TensorMetadata"), "Empty where a model doesn't tell them before it has run."),
+            "name": schema_text(),
+            "versions": schema_list(schema_text(), "The versions that are ready, oldest first."),
+            "platform": schema_text("The format, such as onnxruntime_onnx."),
+            "inputs": schema_list(reference("TensorMetadata")),
+            "outputs": schema_list(
+                reference("TensorMetadata"), "Empty where a model doesn't tell them before it has run."
+            ),
         },
         "name",
         "versions",
@@ -204,38 +214,38 @@ _SERVER_AND_MODELS: Final[dict[str, Schema]] = {
         "inputs",
         "outputs",
     ),
-    "ModelConfig": _object(
+    "ModelConfig": schema_object(
         "A model's configuration, in the form that Triton's clients read.",
         {
-            "name": _text(),
-            "platform": _text(),
-            "backend": _text("The runtime."),
+            "name": schema_text(),
+            "platform": schema_text(),
+            "backend": schema_text("The runtime."),
             "version_policy": {"type": "object"},
-            "max_batch_size": _count("0 where the model has no batch dimension."),
-            "input": _list(
-                _object(
+            "max_batch_size": schema_count("0 where the model has no batch dimension."),
+            "input": schema_list(
+                schema_object(
                     "",
                     _CONFIG_TENSOR | {"optional": {"type": "boolean"}, "allow_ragged_batch": {"type": "boolean"}},
                 )
             ),
-            "output": _list(_object("", _CONFIG_TENSOR)),
-            "instance_group": _list(
-                _object(
+            "output": schema_list(schema_object("", _CONFIG_TENSOR)),
+            "instance_group": schema_list(
+                schema_object(
                     "Where the model runs.",
                     {
-                        "name": _text(),
+                        "name": schema_text(),
                         "kind": {"enum": ["KIND_CPU", "KIND_GPU"]},
-                        "count": _count(),
-                        "gpus": _list(_count()),
+                        "count": schema_count(),
+                        "gpus": schema_list(schema_count()),
                     },
                 )
             ),
-            "default_model_filename": _text(),
+            "default_model_filename": schema_text(),
             "parameters": {
                 "type": "object",
-                "additionalProperties": _object("", {"string_value": _text()}, "string_value"),
+                "additionalProperties": schema_object("", {"string_value": schema_text()}, "string_value"),
             },
-            "model_transaction_policy": _object(
+            "model_transaction_policy": schema_object(
                 "", {"decoupled": {"type": "boolean", "description": "Whether the model streams its answers."}}
             ),
         },
@@ -244,18 +254,18 @@ _SERVER_AND_MODELS: Final[dict[str, Schema]] = {
         "input",
         "output",
     ),
-    "IndexRequest": _object(
+    "IndexRequest": schema_object(
         "Which versions to list.",
         {"ready": {"type": "boolean", "default": False, "description": "Only those that are ready."}},
     ),
-    "RepositoryIndex": _list(
-        _object(
+    "RepositoryIndex": schema_list(
+        schema_object(
             "A model version.",
             {
-                "name": _text(),
-                "version": _text("Empty for what is wrong with a model as a whole."),
+                "name": schema_text(),
+                "version": schema_text("Empty for what is wrong with a model as a whole."),
                 "state": {"type": "string", "enum": [state.value for state in ModelState]},
-                "reason": _text("Why it isn't ready, or why its reload failed."),
+                "reason": schema_text("Why it isn't ready, or why its reload failed."),
             },
             "name",
             "version",
@@ -263,12 +273,12 @@ _SERVER_AND_MODELS: Final[dict[str, Schema]] = {
             "reason",
         )
     ),
-    "LoadRequest": _object(
+    "LoadRequest": schema_object(
         "Nothing, or an empty object. A model is loaded as its repository folder says.",
         {"parameters": {"type": "object", "maxProperties": 0}},
     ),
-    "UnloadRequest": _object(
-        "Nothing, or an empty object.", {"parameters": _object("", {"unload_dependents": {"type": "boolean"}})}
+    "UnloadRequest": schema_object(
+        "Nothing, or an empty object.", {"parameters": schema_object("", {"unload_dependents": {"type": "boolean"}})}
     ),
     "Empty": {"type": "object", "maxProperties": 0},
     "NoRegions": {
@@ -290,32 +300,32 @@ _DURATIONS: Final = {
 }
 
 _STATISTICS: Final[dict[str, Schema]] = {
-    "Duration": _object(
+    "Duration": schema_object(
         "How often something happened, and for how long in all.",
-        {"count": _count(), "ns": _count("Nanoseconds.")},
+        {"count": schema_count(), "ns": schema_count("Nanoseconds.")},
         "count",
         "ns",
     ),
-    "ModelStatistics": _object(
+    "ModelStatistics": schema_object(
         "Counters of one model version since it was loaded.",
         {
-            "name": _text(),
-            "version": _text(),
-            "last_inference": _count("Milliseconds since 1970; 0 for never."),
-            "inference_count": _count("A request with a batch of 8 counts 8."),
-            "execution_count": _count("Runs of the model."),
-            "inference_stats": _object(
+            "name": schema_text(),
+            "version": schema_text(),
+            "last_inference": schema_count("Milliseconds since 1970; 0 for never."),
+            "inference_count": schema_count("A request with a batch of 8 counts 8."),
+            "execution_count": schema_count("Runs of the model."),
+            "inference_stats": schema_object(
                 "",
                 {
                     name: {"description": meaning, "allOf": [reference("Duration")]}
                     for name, meaning in _DURATIONS.items()
                 },
             ),
-            "batch_stats": _list(
-                _object(
+            "batch_stats": schema_list(
+                schema_object(
                     "Runs with one batch size.",
                     {
-                        "batch_size": _count(),
+                        "batch_size": schema_count(),
                         "compute_input": reference("Duration"),
                         "compute_infer": reference("Duration"),
                         "compute_output": reference("Duration"),
@@ -329,7 +339,7 @@ _STATISTICS: Final[dict[str, Schema]] = {
         "inference_stats",
         "batch_stats",
     ),
-    "Statistics": _object("", {"model_stats": _list(reference("ModelStatistics"))}, "model_stats"),
+    "Statistics": schema_object("", {"model_stats": schema_list(reference("ModelStatistics"))}, "model_stats"),
 }
 
 SCHEMAS: Final[dict[str, Schema]] = _INFERENCE | _SERVER_AND_MODELS | _STATISTICS

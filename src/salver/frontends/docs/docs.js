@@ -173,7 +173,7 @@ function tryIt(path, method, operation, parameters) {
   }
   const takesBody = Boolean(operation.requestBody);
   const body = takesBody ? element("textarea", { spellcheck: false, ariaLabel: "Body" }) : null;
-  const examples = operation.requestBody?.content["application/json"].examples ?? {};
+  const examples = operation.requestBody?.content["application/json"]?.examples ?? {};
   const note = element("span", { class: "quiet" });
   const samples = element("div", { class: "row" });
   const form = { operation, fields, body, note };
@@ -395,7 +395,7 @@ function render() {
     const section = element("section", {}, element("h2", {}, tag.name), element("p", { class: "quiet" }, tag.description));
     const contents = [element("h2", {}, tag.name)];
     for (const [path, item] of Object.entries(api.paths)) {
-      for (const method of ["get", "post"]) {
+      for (const method of ["get", "put", "post", "delete"]) {
         const operation = item[method];
         if (!operation || operation.tags[0] !== tag.name) continue;
         section.append(operationView(path, method, operation, item.parameters ?? []));
