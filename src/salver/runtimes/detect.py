@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from salver.core.errors import InvalidArtifact
+from salver.runtimes.mlflow_files import MLMODEL, native_flavor
 from salver.runtimes.torch_files import torch_format
 
 _SUFFIXES = {
@@ -21,13 +22,19 @@ _SUFFIXES = {
     ".skops": "sklearn",
     ".py": "python",
     ".keras": "tensorflow",
+    ".h5": "tensorflow",
+    ".hdf5": "tensorflow",
     ".ubj": "xgboost",
     ".xgb": "xgboost",
     ".lgb": "lightgbm",
     ".cbm": "catboost",
+    ".cb": "catboost",
     ".xml": "openvino",
     ".mar": "torchserve",
 }
+_WHERE_NAMED = {"openvino": frozenset({".onnx", ".tflite"})}
+"""What else a runtime reads, where model.yaml names it."""
+
 _BY_CONTENT = {
     ".json": (("xgboost", re.compile(rb'\s*\{.{0,200}"learner"', re.DOTALL)),),
     ".bst": (("lightgbm", re.compile(rb"tree\r?\n")), ("xgboost", re.compile(rb"\{|binf|.{0,200}learner", re.DOTALL))),
@@ -52,7 +59,7 @@ _FOLDERS: tuple[tuple[str, tuple[frozenset[str], ...]], ...] = (
 
 _FORMATS = (
     "ONNX (.onnx), TorchScript (.pt, .pth, .ts, .torchscript), torch.export (.pt2), "
-    "scikit-learn (.skops, .joblib, .pkl, .pickle), Python (model.py), TensorFlow (saved_model.pb, .keras), "
+    "scikit-learn (.skops, .joblib, .pkl, .pickle), Python (model.py), TensorFlow (saved_model.pb, .keras, .h5), "
     "XGBoost (.ubj, .xgb, .json), LightGBM (.lgb, .txt), CatBoost (.cbm), OpenVINO (.xml), MLflow (MLmodel), "
     "TorchServe (.mar), Hugging Face (config.json, a tokenizer and weights)"
 )
@@ -78,11 +85,19 @@ def detect(path: Path, runtime: str | None = None) -> tuple[str, Path]:
     names = {file.name for file in files}
     if (path / "MAR-INF" / "MANIFEST.json").is_file():
         names.add("MAR-INF")
+    if MLMODEL in names and runtime != "mlflow":
+        native = native_flavor(path)
+        if native is not None and runtime in (None, native[0]):
+            return native
+        if runtime is None:
+            return "mlflow", path
     if "model.py" not in names or runtime is not None:
         for name, needed in _FOLDERS:
             if runtime in (None, name) and all(names & any_of for any_of in needed):
                 return name, path
     candidates = [file for file in files if (found := _runtime_or_none(file)) and runtime in (None, found)]
+    if not candidates:
+        candidates = [file for file in files if file.suffix.lower() in _WHERE_NAMED.get(runtime or "", ())]
     for preferred in (
         [file for file in candidates if file.name == "model.py"],
         [file for file in candidates if file.stem == "model"],
@@ -90,7 +105,7 @@ def detect(path: Path, runtime: str | None = None) -> tuple[str, Path]:
         candidates,
     ):
         if len(preferred) == 1:
-            return _runtime_of(preferred[0]), preferred[0]
+            return runtime or _runtime_of(preferred[0]), preferred[0]
         if preferred:
             raise InvalidArtifact(
                 f"{path} holds several models ({', '.join(file.name for file in preferred)}); keep one, "

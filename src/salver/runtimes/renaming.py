@@ -47,7 +47,8 @@ class _Renamed(LoadedModel):
         self.may_run_inline = model.may_run_inline
         self._inputs = {names.get(tensor.name, tensor.name): tensor.name for tensor in model.signature.inputs}
         self._outputs = {names.get(tensor.name, tensor.name): tensor.name for tensor in model.signature.outputs}
-        self._shown = {own: shown for shown, own in self._outputs.items()}
+        self._names = names
+        self._own = {shown: own for own, shown in names.items()}
         inputs, outputs = model.signature.inputs, model.signature.outputs
         if len(self._inputs) < len(inputs) or len(self._outputs) < len(outputs):
             raise InvalidConfig(f"model {name!r}: option 'names' gives two tensors one name")
@@ -55,9 +56,10 @@ class _Renamed(LoadedModel):
 
     def predict(self, inputs: Inputs, asked: Sequence[str] | None, parameters: Parameters) -> Outputs:
         own = {self._inputs[name]: array for name, array in inputs.items()}
-        wanted = [self._outputs[name] for name in asked] if asked else None
+        # Models that don't declare their outputs have those of this answer.
+        wanted = [self._outputs.get(name, self._own.get(name, name)) for name in asked] if asked else None
         outputs = self._model.predict(own, wanted, parameters)
-        return {self._shown[name]: array for name, array in outputs.items()}
+        return {self._names.get(name, name): array for name, array in outputs.items()}
 
     def memory_bytes(self) -> int:
         return self._model.memory_bytes()
