@@ -15,7 +15,7 @@ from small_models import FAILS, GATED, engine_over, request, write_broken, write
 from salver import __version__
 from salver.core.errors import InvalidInput, ModelFailed, Overloaded, UnknownModel
 from salver.engine import Engine
-from salver.monitoring.metrics import METRICS, FailedRequests, Metrics
+from salver.monitoring.metrics import METRICS, CacheSnapshot, FailedRequests, Metrics
 from salver.monitoring.statistics import BUCKET_BOUNDS
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -51,7 +51,8 @@ async def test_every_metric_is_there_under_its_name_with_its_help(engine: Engine
     await engine.predict(request("scale", x=np.zeros((1, 2), np.float32)))
     failed = FailedRequests()
     failed.add("rest", UnknownModel("x"))
-    text = Metrics(engine.models.snapshot, failed).render().decode()
+    cache = CacheSnapshot(memory={"cpu": (3, 2, 1)})
+    text = Metrics(engine.models.snapshot, failed, lambda: cache).render().decode()
     for name, meaning in METRICS.items():
         assert f"# HELP {name} {meaning}\n" in text
         assert f"\n{name}" in text

@@ -24,7 +24,7 @@ def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(InvalidConfig, match="no runtime 'onx'; did you mean 'onnx'"):
         create("onx")
     with pytest.raises(InvalidConfig, match="expected one of 'onnx', 'pytorch', 'sklearn', 'python'"):
-        create("tensorflow")
+        create("quantum")
 
 
 def test_a_package_can_add_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,8 @@ STATUSES: dict[type[errors.SalverError], Status] = {
     errors.UnknownModel: Status.NOT_FOUND,
     errors.UnknownUpload: Status.NOT_FOUND,
     errors.Conflict: Status.FAILED_PRECONDITION,
+    errors.VersionExists: Status.FAILED_PRECONDITION,
+    errors.ModelInUse: Status.FAILED_PRECONDITION,
     errors.ModelUnavailable: Status.UNAVAILABLE,
     errors.InstanceFailed: Status.UNAVAILABLE,
     errors.Overloaded: Status.RESOURCE_EXHAUSTED,
