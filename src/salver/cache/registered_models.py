@@ -152,7 +152,7 @@ class RegisteredModels:
             version.version,
             fetch=partial(self._fetch, version),
             release=partial(self._release, version.digest),
-            tenant=version.metadata.tenant,
+            tenant=version.metadata.tenant or str(version.config.get("tenant", "")),
             pinned=version.config.get("pinned") is True,
             signature=version.signature,
         )
