@@ -325,6 +325,31 @@ class TritonPythonModel:
     }  # fmt: skip
 
 
+@pytest.mark.e2e
+def test_saved_models_answer_as_their_configuration_says(tmp_path: Path) -> None:
+    from salver.runtimes.tensorflow import tf as tensorflow
+
+    module = tensorflow.Module()
+    module.double = tensorflow.function(
+        lambda x: {"y": 2 * x}, input_signature=[tensorflow.TensorSpec([None, 2], tensorflow.float32, name="x")]
+    )
+    folder = tmp_path / "mine" / "1" / "model.savedmodel"
+    tensorflow.saved_model.save(module, str(folder), signatures=module.double.get_concrete_function())
+    model(
+        tmp_path,
+        """
+        platform: "tensorflow_savedmodel" max_batch_size: 8
+        input { name: "x" data_type: TYPE_FP32 dims: 2 }
+        output { name: "y" data_type: TYPE_FP32 dims: 2 }
+        """,
+        "1/model.savedmodel/saved_model.pb",
+    )
+    loaded = load(scan(tmp_path).models["mine"])
+    assert shapes(loaded.signature) == {"x": ("FP32", (-1, 2)), "y": ("FP32", (-1, 2))}
+    assert loaded.predict({"x": floats([1, 2])}, None, {})["y"].tolist() == [[2, 4]]
+    loaded.close()
+
+
 def fil(root: Path, kind: str, dims: int, **parameters: str) -> LoadedModel:
     written = "".join(
         f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n'
@@ -336,11 +361,12 @@ def fil(root: Path, kind: str, dims: int, **parameters: str) -> LoadedModel:
         backend: "fil" max_batch_size: 32768
         input {{ name: "input__0" data_type: TYPE_FP32 dims: [ 3 ] }}
         output {{ name: "output__0" data_type: TYPE_FP32 dims: [ {dims} ] }}
-        instance_group {{ kind: KIND_AUTO }}
+        instance_group {{ kind: KIND_GPU count: 1 }}
         {written}""",
         "1/xgboost.json",
     )
-    assert read(folder).problems == ()
+    (problem,) = read(folder).problems
+    assert problem.endswith("line 5: XGBoost and LightGBM models run on the CPU here")
     loaded = load(scan(root).models["mine"])
     assert shapes(loaded.signature) == {"input__0": ("FP32", (-1, 3)), "output__0": ("FP32", (-1, dims))}
     return loaded

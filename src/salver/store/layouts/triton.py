@@ -137,6 +137,8 @@ def _config(message: Message, backend: Backend, problems: list[str]) -> ModelCon
     keys |= read_tensors(message, problems, batched=batched)
     keys |= read_scheduling(message, problems, is_python=backend.runtime == "triton_python")
     keys |= read_instances(message, problems)
+    if backend.runtime == "triton_fil" and keys.pop("device", "cpu") not in ("cpu", "auto"):
+        problems.append(_problem(message, "instance_group", "XGBoost and LightGBM models run on the CPU here"))
     keys |= read_warm_up(message, problems)
     if (groups := message.messages("instance_group")) and (resources := read_rate_limiter(groups, problems)):
         keys["resources"] = resources
