@@ -30,6 +30,7 @@ from salver.core.request import Parameters
 from salver.core.signature import TensorSpec
 from salver.core.tensor import Array, as_tensor
 from salver.runtimes.base import Inputs, LoadedModel, Outputs, Runtime
+from salver.runtimes.renaming import NAMES, renamed
 from salver.runtimes.settings import check_options, declare, gpu_index
 from salver.runtimes.values import read_text_list
 
@@ -47,7 +48,7 @@ class SklearnRuntime(Runtime):
     ``label`` and ``probabilities`` of classifiers, ``label`` of clusterers and outlier detectors, ``prediction`` of
     other estimators that predict, ``output`` of transformers.
 
-    There are no options.
+    Options: ``names`` (see :mod:`salver.runtimes.renaming`).
     """
 
     name = "sklearn"
@@ -56,7 +57,7 @@ class SklearnRuntime(Runtime):
 
     def load(self, spec: ModelSpec) -> LoadedModel:
         """Load an estimator; see :meth:`Runtime.load`."""
-        check_options(spec, ())
+        check_options(spec, (NAMES,))
         if spec.device != "auto" and gpu_index(spec) is not None:
             raise InvalidConfig(f"model {spec.name!r}: scikit-learn runs on the CPU, and device is {spec.device!r}")
         if not spec.path.is_file():
@@ -73,7 +74,7 @@ class SklearnRuntime(Runtime):
                     "skops (skops.io.dump(model, 'model.skops')) need no permission"
                 )
         _check_estimator(spec, estimator)
-        return _SklearnModel(spec, estimator)
+        return renamed(spec, _SklearnModel(spec, estimator))
 
 
 def _load_skops(spec: ModelSpec, *, allow_code: bool) -> Any:

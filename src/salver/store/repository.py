@@ -230,6 +230,8 @@ def _yaml_in(folder: Path) -> Path | None:
 
 def _foreign_entry(model: ForeignModel) -> ModelEntry:
     """The entry of a model in another system's form."""
+    if model.error:
+        return ModelEntry(model.name, model.folder, model.config, error=model.error)
     salt = model.config.model_dump_json(exclude={"versions"}) + model.stamp
     return ModelEntry(
         model.name,

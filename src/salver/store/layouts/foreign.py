@@ -24,6 +24,7 @@ class ForeignModel:
         aliases: labels of versions, alias -> version.
         stamp: of the configuration's files; changes when they do.
         problems: what an operator should know: settings that have no equivalent here, named one by one.
+        error: why the model can't be served, or ""; one of a repository's models, while the others are served.
     """
 
     name: str
@@ -35,3 +36,4 @@ class ForeignModel:
     aliases: Mapping[str, str] = field(default_factory=dict)
     stamp: str = ""
     problems: tuple[str, ...] = ()
+    error: str = ""
