@@ -37,8 +37,11 @@ MEMORY_TURNOVERS = 3.0
 LOOKS_PER_TURNOVER = 10
 """How often a version's uses are counted. Those between two looks count as one."""
 
-SESSION_TURNOVERS = 0.05
-"""A version that was used since then stays, as long as there are others that may go."""
+SESSION_PART = 0.05
+"""A version stays, if others may go, until this many times as many loads as versions are loaded came after its use."""
+
+_FEWEST_LOADS = 32
+"""Make a turnover, where fewer versions are loaded: what a handful of loads tells of them is mostly chance."""
 
 _TURNOVER_NS = 24 * 3600 * 10**9
 """The clock also goes by one each day, so that what is idle ages where nothing is loaded."""
@@ -110,7 +113,7 @@ class EvictionOrder:
     def add(self, usage: Usage) -> None:
         """A version was loaded. The load counts as the use that it was for."""
         now = self._now()
-        self._clock.advance(now, 1.0 / (len(self._entries) + 1))
+        self._clock.advance(now, 1.0 / max(_FEWEST_LOADS, len(self._entries) + 1))
         clock = self._clock.at(now)
         frequency, since = self._remembered.pop(usage.key, (0.0, clock))
         self._put_in(_Entry(usage, 1.0 + decayed(frequency, clock - since), clock, now))
@@ -150,7 +153,7 @@ class EvictionOrder:
         """
         self._take_back_unpinned()
         heap = self._all if tenant is None else self._tenants.get(tenant, _Heap())
-        session = self._clock.at(self._now()) - SESSION_TURNOVERS if self._policy == "cost" else inf
+        session = self._session()
         heap.let_go(session)
         found: list[Usage] = []
         kept: list[_Entry] = []
@@ -172,7 +175,7 @@ class EvictionOrder:
         return _without_superfluous(found, freed - need)
 
     def ranking(self) -> list[tuple[Usage, float]]:
-        """All versions, those that go first before others, with what they are worth.
+        """All versions, those that are worth least first, with what they are worth.
 
         That is, for "cost", the seconds of loading that keeping a GiB of them saves in a few turnovers; for "lru",
         the seconds since their last use, negated.
@@ -220,6 +223,13 @@ class EvictionOrder:
             return [self._all]
         return [self._all, self._tenants.setdefault(entry.tenant, _Heap())]
 
+    def _session(self) -> float:
+        """What was used since this reading of the clock may be in use still."""
+        if self._policy == "lru":
+            return inf
+        loaded = len(self._entries)
+        return self._clock.at(self._now()) - SESSION_PART * loaded / max(_FEWEST_LOADS, loaded)
+
     def _take_back_unpinned(self) -> None:
         for entry in [entry for entry in self._aside.values() if not entry.usage.pinned]:
             self.update(entry.usage)
@@ -235,7 +245,7 @@ class EvictionOrder:
         """Take in how a version was used since it was looked at."""
         usage = entry.usage
         used_ns, uses = usage.last_used_ns, usage.uses
-        if uses == entry.uses and used_ns <= entry.used_ns:
+        if uses == entry.uses:
             return
         clock = max(entry.clock, self._clock.at(used_ns))
         entry.frequency = frequency_after(entry.frequency, uses - entry.uses, clock - entry.clock)
@@ -289,7 +299,10 @@ class _Heap:
             self.push(heapq.heappop(self._in_use)[2])
 
     def pop(self, look_at: Callable[[_Entry], None], session: float) -> _Entry | None:
-        """Take the entry whose rank is lowest once it was looked at; those in use since ``session`` come last."""
+        """Take the entry whose rank is lowest once it was looked at; those in use since ``session`` come last.
+
+        Of them, those come first whose last use is longest ago.
+        """
         while self._items:
             known, number, entry = self._items[0]
             if not entry.is_out:
@@ -304,7 +317,13 @@ class _Heap:
                 return entry
             heapq.heappush(self._in_use, (entry.clock, number, entry))
         while self._in_use:
-            _, _, entry = heapq.heappop(self._in_use)
+            last_use, number, entry = self._in_use[0]
+            if not entry.is_out:
+                look_at(entry)
+                if entry.clock > last_use:
+                    heapq.heapreplace(self._in_use, (entry.clock, number, entry))
+                    continue
+            heapq.heappop(self._in_use)
             if not entry.is_out:
                 return entry
         return None
