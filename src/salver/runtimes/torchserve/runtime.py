@@ -20,6 +20,7 @@ from salver.runtimes.base import Inputs, LoadedModel, Outputs, Runtime
 from salver.runtimes.python.importing import ModelPackage
 from salver.runtimes.python.requirements import check_requirements, read_requirements
 from salver.runtimes.settings import check_options, gpu_index
+from salver.runtimes.torchserve import ts
 from salver.runtimes.torchserve.archive import unpack
 from salver.runtimes.torchserve.handler import Handle, load_handler
 from salver.runtimes.torchserve.manifest import read_manifest
@@ -51,6 +52,7 @@ class TorchserveRuntime(Runtime):
 
     name = "torchserve"
     extra = "torch"
+    imported_by_load = (f"{ts.__name__}.torch_handler.base_handler",)
     carries_code: ClassVar[bool] = True
 
     def load(self, spec: ModelSpec) -> LoadedModel:
