@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
@@ -24,10 +25,10 @@ from salver.frontends.http import (
     MAX_DIGITS,
     ClientLeft,
     Headers,
+    Message,
     Receive,
     Scope,
     Send,
-    error_text,
     id_header,
     read_body,
     send_answer,
@@ -46,6 +47,8 @@ ACTOR_HEADER: Final = b"x-salver-actor"
 _FRONT_END: Final = "management"
 _OFF_LOOP: Final = 256 * 1024  # bytes of JSON from which parsing would hold up the event loop too long
 _SILENCE: Final = 60.0  # seconds that the sender of a file may pause
+_DRAINED: Final = 64 << 20  # bytes of a refused request that are taken nevertheless
+_DRAIN_SECONDS: Final = 10.0
 _MAX_QUERY: Final = 8192
 _MAX_ACTOR: Final = 128
 _MAX_VERSION: Final = 64
@@ -97,6 +100,30 @@ class Call:
 Handler: TypeAlias = Callable[[Call], Awaitable[None]]
 
 
+class Body:
+    """The body of a request, and whether all of it has come."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._ended = False
+
+    async def receive(self) -> Message:
+        """ASGI's receive."""
+        message = await self._receive()
+        self._ended = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        return message
+
+    async def drain(self, headers: Headers) -> None:
+        """Take what still comes, up to a bound: a client that only writes doesn't see that it was refused."""
+        if b"content-length" not in headers and b"transfer-encoding" not in headers:
+            return
+        left = _DRAINED
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while not self._ended and left > 0:
+                    left -= len((await self.receive()).get("body", b""))
+
+
 class ManagementApp:
     """Answers ``/api/v1/models``, ``/api/v1/uploads`` and ``/api/v1/audit``.
 
@@ -130,13 +157,16 @@ class ManagementApp:
         """The ASGI application."""
         headers: Headers = dict(scope["headers"])
         begin_request(headers.get(b"x-request-id"))
+        body = Body(receive)
         try:
             handler, arguments = self.route(scope["path"], scope["method"])
-            await handler(Call(arguments, _query(scope), headers, scope, receive, send))
+            await handler(Call(arguments, _query(scope), headers, scope, body.receive, send))
         except ClientLeft:
             _log.debug("%s %s: the client left", scope["method"], scope["path"])
         except Exception as error:  # noqa: BLE001  the last line of defence: nothing else may reach the client
-            await answer_error(error, scope, send, failed=self._failed, front_end=_FRONT_END)
+            await body.drain(headers)
+            more = {"received": error.received} if isinstance(error, WrongOffset) else {}
+            await answer_error(error, scope, send, failed=self._failed, front_end=_FRONT_END, more=more)
 
     def route(self, path: str, method: str) -> tuple[Handler, tuple[str, ...]]:
         """The handler of a path, and what stands for the names in braces.
@@ -145,16 +175,13 @@ class ManagementApp:
             UnknownRoute: there is no such path.
             MethodNotAllowed: it takes other methods.
         """
-        unknown = UnknownRoute(f"no such URL: {path}; see /docs for those that there are")
         parts = path.removeprefix(PREFIX).removeprefix("/").split("/")
-        if not path.startswith(PREFIX + "/"):
-            raise unknown
         if len(parts) > 1 and not parts[-1] and parts[4:5] != ["files"]:
             parts.pop()
-        pattern, arguments = _pattern(parts)
+        pattern, arguments = _pattern(parts) if path.startswith(PREFIX + "/") else ("", ())
         handlers = self.routes.get(pattern)
         if handlers is None or "" in arguments:
-            raise unknown
+            raise UnknownRoute(f"no such URL: {path}; see /docs for those that there are")
         handler = handlers.get("GET" if method == "HEAD" else method)
         if handler is None:
             raise MethodNotAllowed(f"{path} takes {' or '.join(handlers)}, not {method}", allowed=tuple(handlers))
@@ -242,12 +269,7 @@ class ManagementApp:
         offset = _number(_known(call.query, "offset"), "offset", 0)
         if b"content-encoding" in call.headers:
             raise InvalidRequest("the bytes of files are sent as they are, without Content-Encoding")
-        try:
-            received = await self._store.receive(upload_id, sha256, offset, _chunks(call.receive))
-        except WrongOffset as error:
-            self._failed.add(_FRONT_END, error)
-            await call.answer({"error": error_text(error), "received": error.received}, 409)
-            return
+        received = await self._store.receive(upload_id, sha256, offset, _chunks(call.receive))
         await call.answer({"received": received})
 
     async def _commit(self, call: Call) -> None:

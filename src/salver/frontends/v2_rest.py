@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
 from time import monotonic
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias, TypeVar
 
 import orjson
@@ -349,9 +350,23 @@ class RestApp:
 
 
 async def answer_error(
-    error: Exception, scope: Scope, send: Send, *, failed: FailedRequests, front_end: str = "rest"
+    error: Exception,
+    scope: Scope,
+    send: Send,
+    *,
+    failed: FailedRequests,
+    front_end: str = "rest",
+    more: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
-    """Tell a client what went wrong, and count it. What isn't Salver's error is logged, and nothing told of it."""
+    """Tell a client what went wrong, and count it. What isn't Salver's error is logged, and nothing told of it.
+
+    Args:
+        error: what went wrong.
+        scope, send: ASGI's.
+        failed: counts it.
+        front_end: how metrics call the one that answers.
+        more: keys that the answer has beside ``error``.
+    """
     if scope["type"] != "http":  # a websocket, which nothing here speaks
         await send({"type": "websocket.close"})
         return
@@ -368,7 +383,7 @@ async def answer_error(
     elif isinstance(error, MethodNotAllowed):
         extra.append((b"allow", ", ".join(error.allowed).encode()))
     try:
-        await send_answer(send, status, orjson.dumps({"error": error_text(error)}), JSON, extra)
+        await send_answer(send, status, orjson.dumps({"error": error_text(error), **more}), JSON, extra)
     except (ClientLeft, RuntimeError):
         # The connection is gone, or an answer had begun: there is nobody left to tell.
         _log.debug("the error couldn't be sent", exc_info=True)

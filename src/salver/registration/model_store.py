@@ -455,7 +455,6 @@ async def _blocks(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     """Chunks put together to blocks that are worth a hop to a thread. What came before an error is given, too."""
     waiting: list[bytes] = []
     size = 0
-    broken: Exception | None = None
     try:
         async for chunk in chunks:
             waiting.append(chunk)
@@ -463,12 +462,12 @@ async def _blocks(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
             if size >= CHUNK_BYTES:
                 yield b"".join(waiting)
                 waiting, size = [], 0
-    except Exception as error:  # noqa: BLE001  it is raised below
-        broken = error
+    except Exception:
+        if waiting:
+            yield b"".join(waiting)
+        raise
     if waiting:
         yield b"".join(waiting)
-    if broken is not None:
-        raise broken
 
 
 async def _nobody() -> None:

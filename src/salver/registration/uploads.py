@@ -139,11 +139,8 @@ class Uploads:
         Raises:
             UnknownUpload: there is no such upload.
         """
-        unknown = UnknownUpload(
-            f"there is no upload {upload_id[:80]!r}: it was committed, given up, or has expired; begin the push anew"
-        )
         if len(upload_id) != _ID_DIGITS or not _HEX.issuperset(upload_id):
-            raise unknown
+            raise _unknown(upload_id)
         description = self._folder / upload_id / _DESCRIPTION
         with self._lock:
             upload = self._known.get(upload_id)
@@ -153,7 +150,7 @@ class Uploads:
                 upload = self._known[upload_id] = _read(upload_id, description.read_bytes())
             except FileNotFoundError:
                 self._known.pop(upload_id, None)
-                raise unknown from None
+                raise _unknown(upload_id) from None
             return upload
 
     def touch(self, upload: Upload) -> None:
@@ -345,6 +342,12 @@ def check_sizes(manifest: Manifest) -> None:
         other = sizes.setdefault(file.sha256, file)
         if other.size != file.size:
             raise InvalidArtifact(f"{other.path!r} and {file.path!r} have one SHA-256 and different sizes")
+
+
+def _unknown(upload_id: str) -> UnknownUpload:
+    return UnknownUpload(
+        f"there is no upload {upload_id[:80]!r}: it was committed, given up, or has expired; begin the push anew"
+    )
 
 
 def _upload_id(name: str, version: str, digest: str) -> str:
