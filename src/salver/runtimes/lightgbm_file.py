@@ -86,7 +86,10 @@ def _check_categories(tree: dict[str, str], name: str, categorical: Array) -> No
     bounds = _integers(tree, "cat_boundaries", count + 1, name)
     if bounds[0] != 0 or (np.diff(bounds) < 0).any() or len(tree["cat_threshold"].split()) != bounds[-1]:
         raise Malformed(f"tree {name}: its lists of categories don't fit together")
-    chosen = np.array(tree["threshold"].split(), np.float64)[categorical]
+    thresholds = np.array(tree["threshold"].split(), np.float64)
+    if len(thresholds) != len(categorical):
+        raise Malformed(f"tree {name}: {len(thresholds)} thresholds, not {len(categorical)}")
+    chosen = thresholds[categorical]
     if len(chosen) and not ((chosen >= 0) & (chosen < count)).all():
         raise Malformed(f"tree {name}: a list of categories that isn't there")
 

@@ -20,6 +20,7 @@ from salver.core.tensor import Array
 _MAX_DEPTH = 64
 _NUMBERS = {"i": ">i1", "U": ">u1", "I": ">i2", "l": ">i4", "L": ">i8", "d": ">f4", "D": ">f8"}
 _LENGTH = struct.Struct(">q")
+_NO_PARENT = 2**31 - 1
 _CONSTANTS = {"Z": None, "T": True, "F": False}
 
 
@@ -236,9 +237,8 @@ def _check_categories(tree: dict[str, Any], nodes: int, index: int) -> None:
 
 def _check_nodes(trees: Sequence[dict[str, Any]], sizes: Array, features: int) -> None:
     """Of all trees at once: children that are there, once each and never the root, so that every way down ends."""
-    left, right = (
-        np.concatenate([_numbers(tree[name]) for tree in trees]) for name in ("left_children", "right_children")
-    )
+    left = np.concatenate([_numbers(tree["left_children"]) for tree in trees])
+    right = np.concatenate([_right_children(tree, index) for index, tree in enumerate(trees)])
     bounds = np.repeat(sizes, sizes)
     for name, children in (("left_children", left), ("right_children", right)):
         if ((children < -1) | (children >= bounds) | (children == 0)).any():
@@ -250,8 +250,24 @@ def _check_nodes(trees: Sequence[dict[str, Any]], sizes: Array, features: int) -
     children = np.concatenate([(left + begins)[inner], (right + begins)[inner]])
     if len(children) and np.bincount(children).max() > 1:
         raise Malformed("a node is the child of two")
+    parents = np.concatenate([_numbers(tree["parents"]) for tree in trees])
+    if ((parents != _NO_PARENT) & ((parents < -1) | (parents >= bounds))).any():
+        raise Malformed("'parents' names a node that isn't there")
+    if (parents[children] + begins[children] != np.concatenate([np.flatnonzero(inner)] * 2)).any():
+        raise Malformed("'parents' names another parent than the one that has the child")
     indices = np.concatenate([_numbers(tree["split_indices"]) for tree in trees])
     _within(indices[inner], 0, features, "split_indices")
+
+
+def _right_children(tree: dict[str, Any], index: int) -> Array:
+    """Where leaves are vectors, a leaf has its place among them for a right child; here it has none."""
+    right = _numbers(tree["right_children"])
+    vectors = len(tree.get("leaf_weights", ())) // max(int(tree["tree_param"].get("size_leaf_vector", 1)), 1)
+    if not vectors:
+        return right
+    leaves = _numbers(tree["left_children"]) == -1
+    _within(right[leaves], 0, vectors, f"right_children of tree {index}")
+    return np.where(leaves, -1, right)
 
 
 def _within(numbers: Array, least: int, end: int, name: str) -> None:
