@@ -174,6 +174,7 @@ class Uploads:
 
         Raises:
             InvalidRequest: the upload has no such blob.
+            UnknownUpload: the upload was given up.
             WrongOffset: the offset isn't the blob's end, or somebody else writes to it.
             RequestTooLarge: more bytes come than the blob has.
             InvalidArtifact: the blob is whole, and has another SHA-256. It starts anew.
@@ -198,6 +199,8 @@ class Uploads:
                     yield BlobWriter(opened.fileno(), file, received)
                 finally:
                     self.touch(upload)
+            if not (folder / _DESCRIPTION).exists():
+                raise _unknown(upload.upload_id)  # it was given up meanwhile
             if self.received(upload, sha256) == file.size:
                 self._check(upload, file)
 
