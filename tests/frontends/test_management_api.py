@@ -521,7 +521,7 @@ OPERATIONS = [
     (path, method.upper(), operation)
     for path, item in DOCUMENT["paths"].items()
     for method, operation in item.items()
-    if method != "parameters" and path.startswith(PREFIX + "/") and "/cache" not in path
+    if method != "parameters" and operation.get("tags") == ["model store"]
 ]
 
 

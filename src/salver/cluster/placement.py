@@ -62,5 +62,5 @@ def owner(
 def _score(key: str, node: str, weight: float) -> float:
     """Of a node for a key: the larger, the sooner. Weights as by Schindelhauer and Schomaker (2005)."""
     digest = hashlib.blake2b(f"{len(node)}:{node}{key}".encode(), digest_size=8).digest()
-    uniform = (int.from_bytes(digest, "big") + 0.5) / 2**64
+    uniform = ((int.from_bytes(digest, "big") >> 11) + 0.5) / 2**53
     return weight / -math.log(uniform) if weight > 0 else 0.0

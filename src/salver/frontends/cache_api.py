@@ -113,18 +113,18 @@ def cache_app(models: ModelCache, *, failed: FailedRequests) -> JsonApi:
         return 200, api.show()
 
     async def prefetch(call: JsonCall) -> tuple[int, Any]:
-        return 202, api.prefetch(call.body)
+        return 200, api.prefetch(call.body)
 
     async def evict(call: JsonCall) -> tuple[int, Any]:
-        return 200, await api.evict(call.names["name"], call.names["version"])
+        return 200, await api.evict(call.names["model"], call.names["version"])
 
     async def pin(call: JsonCall) -> tuple[int, Any]:
-        return 200, api.pin(call.names["name"], call.names["version"], pinned=True)
+        return 200, api.pin(call.names["model"], call.names["version"], pinned=True)
 
     async def unpin(call: JsonCall) -> tuple[int, Any]:
-        return 200, api.pin(call.names["name"], call.names["version"], pinned=False)
+        return 200, api.pin(call.names["model"], call.names["version"], pinned=False)
 
-    version = "/api/v1/cache/models/{name}/versions/{version}"
+    version = "/api/v1/cache/models/{model}/versions/{version}"
     return JsonApi(
         {
             ("GET", "/api/v1/cache"): show,

@@ -68,6 +68,10 @@ class JsonApi:
         self._front_end = front_end
         self._failed = failed
 
+    def routes(self) -> set[tuple[str, str]]:
+        """Paths and methods that it answers."""
+        return {(path, method) for path, (_, handlers) in self._routes.items() for method in handlers}
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
         headers: Headers = dict(scope["headers"])

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from salver.frontends import openapi_examples as examples
+from salver.frontends.openapi_cache import CACHE_SCHEMAS, CACHE_TAG, CLUSTER_TAG, cache_paths
 from salver.frontends.openapi_management import MANAGEMENT_PARAMETERS, TAG, management_paths
 from salver.frontends.openapi_management_schemas import MANAGEMENT_SCHEMAS
 from salver.frontends.openapi_parts import (
@@ -34,6 +35,8 @@ _TAGS: Final = (
     ("models", "What a model takes and gives, and how it does."),
     ("repository", "Which models there are; load and unload them."),
     TAG,
+    CACHE_TAG,
+    CLUSTER_TAG,
     ("server", "Is it there, is it ready, what is it."),
     ("monitoring", "For monitoring systems and for readers."),
     ("shared memory", "Not supported. Clients ask for the regions, and are told that there are none."),
@@ -69,8 +72,11 @@ _PARAMETERS: Final[dict[str, Operation]] = {
         "name": "model",
         "in": "path",
         "required": True,
-        "description": "The model's name.",
-        "schema": {"type": "string", "pattern": r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}$"},
+        "description": "The model's name, or `NAME@ALIAS`.",
+        "schema": {
+            "type": "string",
+            "pattern": r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}(@[A-Za-z][A-Za-z0-9_.\-]{0,63})?$",
+        },
     },
     "version": {
         "name": "version",
@@ -99,7 +105,7 @@ _INFERENCE_ERRORS: Final = ("400", "404", "429", "499", "501", "503", "504")
 
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
-    paths = _server_paths() | _monitoring_paths() | _repository_paths() | management_paths()
+    paths = _server_paths() | _monitoring_paths() | _repository_paths() | management_paths() | cache_paths()
     for version_path in ("", "/versions/{version}"):
         paths |= _model_paths(f"/v2/models/{{model}}{version_path}", "Version" if version_path else "")
     return {
@@ -114,7 +120,7 @@ def document() -> dict[str, Any]:
         "tags": [{"name": name, "description": description} for name, description in _TAGS],
         "paths": paths,
         "components": {
-            "schemas": SCHEMAS | MANAGEMENT_SCHEMAS,
+            "schemas": SCHEMAS | MANAGEMENT_SCHEMAS | CACHE_SCHEMAS,
             "parameters": _PARAMETERS | MANAGEMENT_PARAMETERS,
             "responses": {status: _error(status, meaning) for status, meaning in _ERRORS.items()},
         },
