@@ -11,6 +11,7 @@ from salver.core.errors import InvalidArtifact, InvalidConfig, InvalidRequest
 from salver.core.model import ModelSpec, check_version
 from salver.core.registry import ModelVersion
 from salver.store.files import artifact_files, has_files, subfolders
+from salver.store.layouts import triton
 from salver.store.layouts.foreign import ForeignModel
 from salver.store.layouts.readers import read_model
 from salver.store.model_config import MODEL_YAML, ModelConfig, read_model_config
@@ -57,7 +58,7 @@ def _read(name: str, folder: Path) -> tuple[ModelEntry, Path]:
     if os.path.lexists(folder / "model.yml"):
         raise InvalidConfig(f"model.yml is not read; rename it to {MODEL_YAML}")
     files = artifact_files(folder)
-    foreign = read_model(folder)
+    foreign = triton.read_model(folder, any_name=True) or read_model(folder)
     if foreign is None and len(files) == 1 and not subfolders(folder):
         foreign = read_model(folder / files[0])
     if foreign is not None:

@@ -38,8 +38,12 @@ _READ = frozenset(
 )  # fmt: skip
 
 
-def read_model(folder: Path) -> ForeignModel | None:
+def read_model(folder: Path, *, any_name: bool = False) -> ForeignModel | None:
     """A model folder with a ``config.pbtxt``; None where there is none.
+
+    Args:
+        folder: the model's.
+        any_name: the folder isn't named as the model is, as with artifacts, whose folders are named by their digests.
 
     Raises:
         InvalidConfig: its config.pbtxt can't be understood, or asks for what Salver can't do.
@@ -57,7 +61,7 @@ def read_model(folder: Path) -> ForeignModel | None:
     except OSError as error:
         raise InvalidConfig(f"{name}/{CONFIG}: can't be read: {error.strerror}") from None
     message = parse_file(file, shown_as=f"{name}/{CONFIG}")
-    if (written := message.text("name")) not in ("", name):
+    if (written := message.text("name")) not in ("", name) and not any_name:
         raise message.wrong("name", f"'name' is {written!r}, and Triton wants it to be the folder's, {name!r}")
     found = _versions(folder)
     if not found:
