@@ -106,7 +106,7 @@ class Download:
                     os.ftruncate(descriptor, 0)
                     self._tally.add(-start)
                     start = 0
-                for chunk in response.iter_raw(_CHUNK_BYTES):
+                for chunk in response.iter_bytes(_CHUNK_BYTES):
                     if start + len(chunk) > file.size:
                         raise InvalidArtifact(f"{file.path!r} came with more than its {file.size} bytes")
                     _write(descriptor, chunk)
