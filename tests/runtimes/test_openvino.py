@@ -106,6 +106,26 @@ def test_onnx_files_where_model_yaml_says_so(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(load(convert(path, tmp_path / "ir")), INPUT0=rows)["OUTPUT0"], expected)
 
 
+def test_tensorflow_lite_files_where_model_yaml_says_so(tmp_path: Path) -> None:
+    from salver.runtimes.tensorflow import tf
+
+    @tf.function(input_signature=[tf.TensorSpec([1, 3], tf.float32, "x")])  # type: ignore[untyped-decorator]
+    def function(x: Any) -> Any:
+        return {"y": tf.tanh(x) * 2}
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
+    (tmp_path / "net.tflite").write_bytes(converter.convert())
+    with pytest.raises(InvalidArtifact, match="holds no model file"):
+        detect(tmp_path)
+    assert detect(tmp_path, "openvino") == ("openvino", tmp_path / "net.tflite")
+    model = load(tmp_path / "net.tflite")
+    row = np.array([[0.5, -1, 2]], np.float32)
+    (tensor,), (output,) = model.signature.inputs, model.signature.outputs
+    assert (tensor.datatype, tensor.shape, model.signature.batched) == ("FP32", (1, 3), False)
+    found = run(model, **{tensor.name: row})[output.name]
+    np.testing.assert_allclose(found, np.tanh(row) * 2, rtol=1e-5)
+
+
 def test_a_sentence_encoder_of_any_length(torch_repository: Path) -> None:
     """Free dimensions, several inputs: MiniLM as ONNX, held against ONNX Runtime."""
     path = torch_repository / "minilm-onnx" / "1" / "model.onnx"

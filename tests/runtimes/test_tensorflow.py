@@ -354,6 +354,7 @@ def test_damaged_saved_models(linear: Path, tmp_path: Path, damage: str, message
 @pytest.mark.parametrize("file", ["model.keras", "model.h5", "saved"])
 def test_keras_models_predict_what_keras_does(digits: tuple[Path, Array, Array, Array], file: str) -> None:
     folder, rows, labels, expected = digits
+    assert detect(folder / file) == ("tensorflow", folder / file)
     model = load(folder / file)
     assert model.signature.inputs == (TensorSpec("pixels", "FP32", (-1, 64)),)
     assert model.signature.outputs == (TensorSpec("output_0", "FP32", (-1, 10)),)

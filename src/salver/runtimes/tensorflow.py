@@ -32,6 +32,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 with quiet_stderr(re.compile(rb"WARNING: All log messages before absl|[IW]\d{4} .*\b(?:port|cpu_feature_guard)\.cc:")):
     import tensorflow as tf  # type: ignore[import-untyped]
+    from tensorflow.core.protobuf import config_pb2  # type: ignore[import-untyped]
 
 logger = logging.getLogger(__name__)
 # That a session's way of loading is deprecated is nothing that who serves a model could change.
@@ -60,8 +61,8 @@ _CALLER_THREAD = -1
 class TensorflowRuntime(Runtime):
     """Loads SavedModels (folders with ``saved_model.pb``) of TensorFlow 1 and 2, and ``.keras`` and ``.h5`` files.
 
-    A SavedModel is run in a session, as TensorFlow Serving does: a call takes 80 us less the graph's own time, where
-    the Python functions of ``tf.saved_model.load`` take 220 us (2 cores). Keras models are exported first.
+    A SavedModel is run in a session, as TensorFlow Serving does: a call of a small net takes 13 us, where one of the
+    Python functions that ``tf.saved_model.load`` gives takes 240. Keras models are exported to SavedModels first.
 
     Options: ``signature`` (the name of one; ``serving_default``, or the only one there is), ``tags`` (of the graph in
     a SavedModel; ["serve"]).
@@ -112,19 +113,22 @@ class _SavedModel(LoadedModel):
         self._fetches = {tensor.name: definition.outputs[tensor.name].name for tensor in self.signature.outputs}
         self._session: Any = _open(spec, folder, graph, gpu, threads)
         try:
-            self._run = self._session.run
-            for names in (self._feeds, self._fetches):  # the signature may name what the graph doesn't have
-                for name in names.values():
-                    self._session.graph.get_tensor_by_name(name)
-        except Exception as error:
-            self.close()
+            # What session.run does for plain tensors, without looking everything up anew: 13 us a call instead of 74.
+            options = config_pb2.CallableOptions(feed=self._feeds.values(), fetch=self._fetches.values())
+            self._run_all = self._session._make_callable_from_options(options)
+        except Exception as error:  # the signature may name what the graph doesn't have
+            self._session.close()
             raise InvalidArtifact(f"model {spec.name!r}: {spec.path} is damaged: {_message(error)}") from error
 
     def predict(self, inputs: Inputs, asked: Sequence[str] | None, parameters: Parameters) -> Outputs:
         feeds, fetches = self._feeds, self._fetches
-        wanted = fetches if not asked else {name: fetches[name] for name in asked}
         try:
-            found = self._run(wanted, {feeds[name]: array for name, array in inputs.items()})
+            if not asked or len(asked) == len(fetches):
+                values = self._run_all(*[inputs[name] for name in feeds])
+                found = dict(zip(fetches, values, strict=True))
+            else:  # some outputs only: the graph computes less
+                wanted = {name: fetches[name] for name in asked}
+                found = self._session.run(wanted, {feeds[name]: array for name, array in inputs.items()})
         except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
             raise InvalidInput(f"model {self._name!r} refused its input: {_message(error)}") from error
         except (tf.errors.OpError, RuntimeError) as error:
@@ -135,8 +139,9 @@ class _SavedModel(LoadedModel):
         return self._memory_bytes
 
     def close(self) -> None:
+        self._run_all = None  # it holds the session
         self._session.close()
-        self._run = self._session = None
+        self._session = None
 
 
 def _open(spec: ModelSpec, folder: Path, graph: MetaGraph, gpu: int | None, threads: int) -> Any:
