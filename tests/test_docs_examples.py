@@ -16,7 +16,19 @@ pytestmark = pytest.mark.e2e
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = ["clients.md", "embedding.md"]
-COMMANDS = ["serve", "predict", "models", "check", "version"]
+COMMANDS = [
+    "serve",
+    "predict",
+    "push",
+    "list",
+    "show",
+    "alias",
+    "delete",
+    "download",
+    "cache",
+    "check",
+    "version",
+]
 URL = "http://127.0.0.1:8000"
 
 
@@ -44,7 +56,7 @@ def test_commands_in_the_documents(example_server: Server, example_repository: P
     sessions = [
         part.partition("\n") for block in blocks("cli.md", "console") for part in block.split("$ ") if part.strip()
     ]
-    assert len(sessions) == 3
+    assert len(sessions) == 2
     for command, _, expected in sessions:
         name, *arguments = shlex.split(command)
         assert name == "salver"

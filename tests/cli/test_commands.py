@@ -17,7 +17,7 @@ from typed_models import write_typed_models
 
 pytestmark = pytest.mark.e2e
 
-COMMANDS = ["serve", "predict", "push", "list", "show", "alias", "delete", "download", "check", "version"]
+COMMANDS = ["serve", "predict", "push", "list", "show", "alias", "delete", "download", "cache", "check", "version"]
 
 
 def salver(*arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -68,7 +68,10 @@ def serve(
     ] = None,
     memory_shares: Annotated[
         str | None,
-        typer.Option(metavar="TENANT=PART,...", help="Parts of the memory budget that tenants' models may take."),
+        typer.Option(
+            metavar="TENANT=PART",
+            help="Parts of the memory budget that tenants' models may take: acme=0.5.",
+        ),
     ] = None,
     concurrent_loads: Annotated[
         int | None, typer.Option(metavar="NUMBER", help="Models that are loaded side by side. Default: 4.")

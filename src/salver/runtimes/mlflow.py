@@ -13,8 +13,10 @@ from typing import Any, ClassVar
 # Before MLflow is imported: it reports to its makers which functions are used, and a server shouldn't do so unasked.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-import mlflow.pyfunc
-from mlflow.exceptions import MlflowException
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # about type hints of its own functions
+    import mlflow.pyfunc
+    from mlflow.exceptions import MlflowException
 
 from salver.core.errors import (
     CodeNotAllowed,
