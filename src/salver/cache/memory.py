@@ -61,23 +61,28 @@ def _read_limit(file: Path) -> int | None:
 
 
 class ProcessMemory:
-    """The memory that this process has for itself.
+    """The resident memory of this process.
 
-    What lies in files can be read again and isn't counted, and neither is what the allocator has at hand for the next
-    model. Of what the allocator calls free, some is given back already: as much as was free right after :meth:`trim`.
+    What the allocator has at hand for the next model isn't in use, but it isn't anybody else's either: :meth:`trim`
+    gives it back.
     """
 
     def __init__(self) -> None:
         self._given_back = 0
 
     def used_bytes(self) -> int:
-        """Bytes in use. Takes some microseconds."""
+        """Bytes that are resident, less those that the allocator has at hand. Takes some microseconds."""
         with open("/proc/self/statm") as file:
-            _, resident, shared, *_ = file.read().split()
-        own = (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+            _, resident, *_ = file.read().split()
+        return max(0, int(resident) * os.sysconf("SC_PAGE_SIZE") - self.spare_bytes())
+
+    def spare_bytes(self) -> int:
+        """Bytes that the allocator has at hand. Of what it calls free, as much was given back before as was free right
+        after the last :meth:`trim`.
+        """
         free = _free_in_allocator()
         self._given_back = min(self._given_back, free)
-        return max(0, own - (free - self._given_back))
+        return free - self._given_back
 
     def trim(self) -> None:
         """Give memory that nothing in this process uses back to the system. Blocks for some milliseconds."""

@@ -8,6 +8,11 @@ from collections.abc import Callable
 _SLACK = 0.05
 """Part of the limit by which the process may be seen over it before models go for it: requests come and go."""
 
+_LEARNING = 0.05
+_LEAST = 0.25
+_MOST = 2.0
+"""How fast the factor follows what is seen, and its bounds."""
+
 
 class Reservation:
     """Memory that is set aside for a version, first for its load, then for itself.
@@ -31,9 +36,12 @@ class Reservation:
 class MemoryBudget:
     """The memory of one device that models may take.
 
-    What is spoken for is the larger of two sums: what the loaded versions were measured to take and loads have
-    reserved, and what the process is seen to have. The first knows of loads before they happen, the second of
-    everything else: a framework, requests' tensors, a model that has grown.
+    What is spoken for is the larger of two sums: what the process had before it loaded anything, with what the loaded
+    versions take and what loads have reserved; and what the process is seen to have. The first knows of loads before
+    they happen, the second of everything else: a framework, requests' tensors, a model that has grown.
+
+    What each version was measured to take is not exact: allocators round up, and versions share. So the sum of the
+    loaded versions is held against what the process is seen to have grown by, and corrected by that factor.
 
     Args:
         limit: bytes.
@@ -46,14 +54,20 @@ class MemoryBudget:
         self._inside = 0
         self._outside = 0
         self._loading = 0
+        self._reserved = 0
+        self._base: int | None = None
+        self._factor = 1.0
         self._tenants: defaultdict[str, int] = defaultdict(int)
         self._loads_begun = 0
 
     def reserve(self, size: int, *, tenant: str = "") -> Reservation:
         """Set ``size`` bytes aside for a version that is about to be loaded."""
+        if self._base is None:
+            self._base = self._used()
         reservation = Reservation(size, tenant)
         self._count(reservation, size)
         self._loading += 1
+        self._reserved += size
         self._loads_begun += 1
         return reservation
 
@@ -63,6 +77,7 @@ class MemoryBudget:
         self._count(reservation, -reservation.size)
         reservation.size, reservation.outside = size, outside
         self._count(reservation, size)
+        self._correct()
 
     def release(self, reservation: Reservation) -> None:
         """The version was closed, or its load has failed."""
@@ -90,8 +105,21 @@ class MemoryBudget:
 
     def room(self) -> int:
         """Bytes that are left; negative where more is taken than should be."""
-        seen = self.seen_bytes() - int(self.limit * _SLACK)
-        return self.limit - max(self.known_bytes(), seen)
+        return self.limit - self.taken_bytes()
+
+    def taken_bytes(self) -> int:
+        """What is spoken for."""
+        base = self._base if self._base is not None else self._used()
+        inside = base + self._factor * (self._inside - self._reserved) + self._reserved
+        return max(int(inside), self._used() - int(self.limit * _SLACK)) + self._outside
+
+    def _correct(self) -> None:
+        """Learn by what factor the loaded versions take more or less than they were measured to."""
+        loaded = self._inside - self._reserved
+        grown = self._used() - (self._base or 0)
+        if loaded > 0 and grown > 0:
+            seen = min(_MOST, max(_LEAST, grown / loaded))
+            self._factor += _LEARNING * (seen - self._factor)
 
     def tenant_bytes(self, tenant: str) -> int:
         """What a tenant's versions have and have reserved."""
@@ -101,6 +129,7 @@ class MemoryBudget:
         if reservation.is_loading:
             reservation.is_loading = False
             self._loading -= 1
+            self._reserved -= reservation.size
 
     def _count(self, reservation: Reservation, size: int) -> None:
         if reservation.outside:

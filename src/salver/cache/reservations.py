@@ -21,6 +21,7 @@ from salver.core.errors import LoadError, Overloaded
 from salver.core.model import ModelSpec
 
 _WAIT_SECONDS = 30.0
+_LOOK_SECONDS = 0.5
 _BALANCE_SECONDS = 1.0
 _RECORDS = 200
 _SMALL_BYTES = 1 << 20
@@ -28,7 +29,7 @@ _FILE_FACTOR = 1.5
 """Memory that a version takes for each byte of its files, before any of its runtime was seen."""
 
 _TRIM_PART = 0.02
-"""Part of the budget that may have been freed before the allocator is asked to give it back."""
+"""Part of the budget that the allocator may keep at hand before it is asked to give it back."""
 
 EVERY_OTHER_TENANT = "*"
 """Stands in the shares for tenants that have none of their own there."""
@@ -89,7 +90,8 @@ class Reservations:
         self._versions: dict[int, LoadedVersion] = {}
         self._factors: dict[str, float] = {}
         self._changed = asyncio.Event()
-        self._freed_since_trim = 0
+        self._waiting = 0
+        self._closing = 0
         self._uses_before = 0
 
     async def reserve(self, spec: ModelSpec, offer: Offer | None) -> Reserved:
@@ -109,26 +111,33 @@ class Reservations:
             return Reserved(self, "", None, spec, None, 0)
         need, files = await self._expected(spec, offer)
         tenant = offer.tenant if offer is not None else ""
-        async with self._turns[device]:  # who came first gets room first
-            await self._make_room(device, budget, need, spec, tenant, may_wait=offer is not None)
-            return Reserved(self, device, budget, spec, budget.reserve(need, tenant=tenant), files)
+        deadline = time.monotonic() + (_WAIT_SECONDS if offer is not None else 0.0)
+        while True:
+            async with self._turns[device]:  # who came first gets room first
+                if await self._make_room(device, budget, need, spec, tenant, deadline):
+                    return Reserved(self, device, budget, spec, budget.reserve(need, tenant=tenant), files)
+            # Other tenants needn't wait until this one's share has the room.
+            if not await self._until_changed(deadline):
+                raise self._no_room(device, budget, need, spec)
 
     def repin(self, loaded: LoadedVersion, offer: Offer) -> None:
         """What is said of a loaded version has changed."""
         loaded.is_evictable = not offer.pinned
         loaded.usage.pinned = offer.pinned
+        self._changed.set()
 
     def release(self, loaded: LoadedVersion) -> None:
         """A version was closed."""
+        self._closing -= 1
         budget, reservation = loaded.budget, loaded.reservation
         if budget is not None and reservation is not None:
-            self._freed_since_trim += reservation.size
             budget.release(reservation)
             loaded.reservation = None
         self._changed.set()
 
     def retire(self, loaded: LoadedVersion, *, evicted: bool) -> None:
-        """A version was taken out of service: it can't be asked to go any more."""
+        """A version was taken out of service: it can't be asked to go any more. Once it is closed, :meth:`release`."""
+        self._closing += 1
         if self._versions.pop(id(loaded.usage), None) is not None:
             self._uses_before += loaded.usage.uses
             self._orders[loaded.device_budget].remove(loaded.usage, evicted=evicted)
@@ -165,16 +174,22 @@ class Reservations:
         while True:
             await asyncio.sleep(_BALANCE_SECONDS)
             for device, budget in self.budgets.items():
-                if budget.loads or budget.room() >= 0:
-                    continue
-                async with self._turns[device]:
-                    await self._trim()
-                    if (missing := -budget.room()) > 0:
-                        order = self._orders[device]
-                        victims = order.victims(missing, may_go=self._may_go)
-                        if victims is None:
-                            victims = [usage for usage, _ in order.ranking() if self._may_go(usage)]
-                        await self._evict_all(victims, f"{_readable(missing)} more are in use than the budget has")
+                try:
+                    await self._balance(device, budget)
+                except Exception:  # noqa: BLE001  the next look may go better, and serving goes on
+                    _log.exception("looking after the memory budget failed")
+
+    async def _balance(self, device: str, budget: MemoryBudget) -> None:
+        if budget.loads or budget.room() >= 0:
+            return
+        async with self._turns[device]:
+            await self._trim()
+            if (missing := -budget.room()) > 0:
+                order = self._orders[device]
+                victims = order.victims(missing, may_go=self._may_go)
+                if victims is None:
+                    victims = [usage for usage, _ in order.ranking() if self._may_go(usage)]
+                await self._evict_all(victims, f"{_readable(missing)} more are in use than the budget has")
 
     def learn(self, spec: ModelSpec, files_bytes: int, size: int) -> None:
         """Note what a version of a runtime takes for the bytes of its files."""
@@ -192,8 +207,9 @@ class Reservations:
         return int(files * self._factors.get(spec.runtime, _FILE_FACTOR)) + _SMALL_BYTES, files
 
     async def _make_room(
-        self, device: str, budget: MemoryBudget, need: int, spec: ModelSpec, tenant: str, *, may_wait: bool
-    ) -> None:
+        self, device: str, budget: MemoryBudget, need: int, spec: ModelSpec, tenant: str, deadline: float
+    ) -> bool:
+        """Return once there is room; False where the tenant has used up its share with versions that are in use."""
         share = self._share(tenant, budget)
         if need > min(budget.limit, share):
             of = "the memory budget is" if share >= budget.limit else f"the share of tenant {tenant!r} is"
@@ -202,12 +218,12 @@ class Reservations:
                 f"{_readable(min(budget.limit, share))}"
             )
         order = self._orders[device]
-        deadline = time.monotonic() + _WAIT_SECONDS
+        is_trimmed = False
         while True:
             over_share = budget.tenant_bytes(tenant) + need - share
             missing = need - budget.room()
             if over_share <= 0 and missing <= 0:
-                return
+                return True
             if over_share > 0:
                 reason = f"tenant {tenant!r} has used up its share"
                 victims = order.victims(int(over_share), may_go=self._may_go, tenant=tenant)
@@ -216,34 +232,65 @@ class Reservations:
                 victims = order.victims(missing, may_go=self._may_go)
             if victims:
                 await self._evict_all(victims, reason)
-            elif not may_wait or not await self._until_changed(deadline):
-                raise self._no_room(budget, need, spec)
+            elif over_share > 0:
+                return False
+            elif not is_trimmed:
+                is_trimmed = True
+                await self._trim()
+            elif not self._is_worth_waiting(device, budget, need) or not await self._until_changed(deadline):
+                raise self._no_room(device, budget, need, spec)
 
-    def _no_room(self, budget: MemoryBudget, need: int, spec: ModelSpec) -> LoadError | Overloaded:
+    def _is_worth_waiting(self, device: str, budget: MemoryBudget, need: int) -> bool:
+        """Whether versions in use, and what ends or begins now, may give back enough."""
+        if budget.loads or self._closing:
+            return True
+        loaded = list(self._on(device))
+        missing = budget.known_bytes() + need - budget.limit
+        return any(each.pins for each in loaded) and missing <= sum(
+            each.usage.size for each in loaded if each.is_evictable
+        )
+
+    def _no_room(self, device: str, budget: MemoryBudget, need: int, spec: ModelSpec) -> LoadError | Overloaded:
         text = (
             f"model '{spec.name}' version {spec.version} needs about {_readable(need)} of memory; of the budget, "
             f"{_readable(budget.limit)}, {_readable(max(0, budget.room()))} are left"
         )
-        if any(version.is_evictable for version in self._versions.values()):
+        evictable = [loaded for loaded in self._on(device) if loaded.is_evictable]
+        if any(loaded.pins for loaded in evictable) or budget.loads or self._closing:
             return Overloaded(f"{text}, and the models that could go are in use; try again later")
+        if evictable:
+            return Overloaded(
+                f"{text}, and evicting all models that may go isn't enough: the server takes "
+                f"{_readable(budget.seen_bytes())} in all; give it a larger budget"
+            )
         return LoadError(f"{text}, and no loaded model may be evicted for it")
 
     async def _until_changed(self, deadline: float) -> bool:
-        """Wait until a version is let go, closed or loaded; False where the time is over."""
+        """Wait until a version is let go, closed or loaded, or for a while; False where the time is over."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
         self._changed.clear()
+        self._waiting += 1
         for loaded in self._versions.values():
             if loaded.idle is None:
                 loaded.idle = self._changed
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
+            # Nothing tells when requests give back what they had besides.
+            async with asyncio.timeout(min(left, _LOOK_SECONDS)):
                 await self._changed.wait()
         except TimeoutError:
-            return False
+            pass
         finally:
-            for loaded in self._versions.values():
-                if loaded.idle is self._changed:
-                    loaded.idle = None
+            self._waiting -= 1
+            if not self._waiting:
+                for loaded in self._versions.values():
+                    if loaded.idle is self._changed:
+                        loaded.idle = None
         return True
+
+    def _on(self, device: str) -> Iterator[LoadedVersion]:
+        return (loaded for loaded in self._versions.values() if loaded.device_budget == device)
 
     def _may_go(self, usage: Usage) -> bool:
         loaded = self._versions.get(id(usage))
@@ -258,9 +305,7 @@ class Reservations:
                 self.note(loaded, reason)
                 closing.append(self.evict(loaded, reason))
         await asyncio.gather(*closing)
-        budget_limit = max((budget.limit for budget in self.budgets.values()), default=0)
-        if self._freed_since_trim > budget_limit * _TRIM_PART:
-            await self._trim()
+        await self._trim_if_worth_it()
 
     def note(self, loaded: LoadedVersion, reason: str) -> None:
         """Keep a record of an eviction."""
@@ -269,8 +314,12 @@ class Reservations:
         freed = loaded.usage.size
         self.records.append(EvictionRecord(loaded.name, loaded.version, time.time(), reason, freed, idle))
 
+    async def _trim_if_worth_it(self) -> None:
+        limit = self.budgets["cpu"].limit if "cpu" in self.budgets else 0
+        if self._memory is not None and self._memory.spare_bytes() > limit * _TRIM_PART:
+            await self._trim()
+
     async def _trim(self) -> None:
-        self._freed_since_trim = 0
         if self._memory is not None:
             await asyncio.to_thread(self._memory.trim)
 
