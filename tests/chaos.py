@@ -319,23 +319,26 @@ class Chaos:
         path = write_identity(self.folder / "models", model.number, version, in_process=model.in_process)
         with self.lock:
             model.touched.add(version)
-        for _ in range(20):
+        deadline = monotonic() + SECONDS_FOR_ANY_REQUEST
+        last: object = None
+        while monotonic() < deadline:
             kills, restarts = self.kills, self.restarts
             try:
                 pushed = push(self.url, path, model.name, version=version)
             except (ServerUnreachable, NotFound) as error:
+                last = error
                 if restarts == self.restarts and restarts % 2 == 0:
-                    self.wrong.append(f"pushing {model.name}:{version}: {error}")
-                    return
+                    break
+                self.stopping.wait(0.1)
                 continue
             if pushed["state"] == "READY":
                 with self.lock:
                     model.ready.add(version)
                 return
+            last = pushed["reason"]
             if kills == self.kills and restarts == self.restarts:
-                self.wrong.append(f"the probe of {model.name}:{version} failed: {pushed['reason']}")
-                return
-        self.wrong.append(f"{model.name}:{version} can't be pushed")
+                break
+        self.wrong.append(f"pushing {model.name}:{version}: {last}")
 
     def point(self, model: Known, alias: str, random_: random.Random) -> None:
         """Let an alias point to a version."""

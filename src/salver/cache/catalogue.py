@@ -89,9 +89,10 @@ class Catalogue:
             UnknownModel, ModelUnavailable: there is none.
         """
         self.find(name, version)
-        model = self._models[name.partition("@")[0]]
-        wanted = model.usable() if not version else [model.aliases.get(version, version)]
-        known = [model.versions[each] for each in wanted]
+        plain, _, alias = name.partition("@")
+        model = self._models[plain]
+        one = model.version(alias or version)
+        known = [model.versions[each] for each in model.usable()] if one is None else [one]
         return [(each.name, each.version, each.statistics or ModelStatistics()) for each in known]
 
     def snapshot(self) -> Iterator[ModelSnapshot]:
@@ -204,14 +205,14 @@ class Catalogue:
 
     def _to_load(self, name: str, version: str) -> KnownVersion:
         """The version that a request for one that isn't loaded waits for."""
-        plain, _, alias = name.partition("@")
+        plain, at, alias = name.partition("@")
         model = self._models.get(plain)
         known = None
         if model is not None:
-            if alias and not version:
+            if at and not version:
                 known = model.versions.get(model.aliases.get(alias, ""))
-            elif not alias:
-                known = model.default() if not version else model.versions.get(model.aliases.get(version, version))
+            elif not at:
+                known = model.default() if not version else model.version(version)
         if known is None or not known.is_usable or (known.offer is None and known.loaded is None):
             raise self._why_not(name, version)
         if known.failed_until > monotonic():
@@ -254,7 +255,9 @@ class Catalogue:
         if at and alias not in model.aliases:
             aliases = ", ".join(sorted(model.aliases)) or "none"
             return UnknownModel(f"Request for unknown model: '{plain}' has no alias '{alias}'; it has {aliases}")
-        wanted = model.aliases.get(alias or version, version)
+        if at and version:
+            return UnknownModel(f"Request for unknown model: '{name}' has no versions: it is an alias of one")
+        wanted = version if version in model.versions else model.aliases.get(alias or version, version)
         statuses = model.statuses()
         if not wanted:
             reasons = "; ".join(map(_reason, statuses))

@@ -43,8 +43,9 @@ class Loading:
 
     __slots__ = ("is_wanted", "loaded", "task", "waiters")
 
-    def __init__(self, task: asyncio.Task[LoadedVersion]) -> None:
-        self.task = task
+    task: asyncio.Task[LoadedVersion]
+
+    def __init__(self) -> None:
         self.waiters = 0
         self.is_wanted = False
         self.loaded: LoadedVersion | None = None
@@ -54,13 +55,12 @@ class Loading:
         loaded.pins += self.waiters
         self.loaded = loaded
 
-    def leave(self) -> None:
-        """One that waited has left without an answer. The load is broken off if nobody wants it any more."""
+    def leave(self) -> bool:
+        """One that waited has left without an answer; whether nobody wants the load any more."""
         self.waiters -= 1
         if self.loaded is not None:
             self.loaded.unpin()
-        elif not self.waiters and not self.is_wanted:
-            self.task.cancel()
+        return self.loaded is None and not self.waiters and not self.is_wanted
 
 
 @dataclass(slots=True, eq=False)
@@ -124,6 +124,10 @@ class KnownModel:
     def usable(self) -> list[str]:
         """Versions that requests can have, oldest first."""
         return sorted((version for version, known in self.versions.items() if known.is_usable), key=version_order)
+
+    def version(self, name: str) -> KnownVersion | None:
+        """The version of a name or an alias; a version's own name comes first."""
+        return self.versions.get(name) or self.versions.get(self.aliases.get(name, ""))
 
     def default(self) -> KnownVersion | None:
         """The version of requests that name none: the newest, if possible one whose last load didn't fail."""

@@ -25,6 +25,7 @@ from salver.core.errors import (
     ModelUnavailable,
     Overloaded,
     SalverError,
+    StoreUnavailable,
 )
 from salver.core.events import (
     Emit,
@@ -144,7 +145,7 @@ class ModelCache(Catalogue):
             async with asyncio.timeout(until - monotonic()):
                 return await asyncio.shield(loading.task)
         except BaseException as error:
-            loading.leave()
+            self._leave(entry, loading)
             if isinstance(error, TimeoutError):
                 waited = "the deadline passed" if deadline is not None else f"{_LOAD_WAIT_SECONDS:g} s passed"
                 raise DeadlineExceeded(f"{waited} while model '{name}' was being loaded") from None
@@ -275,22 +276,24 @@ class ModelCache(Catalogue):
         entry = self._find(name, version)
         if entry is None:
             return
-        entry.unloaded = True
-        if forget:
-            entry.offer = None
+        offer = None if forget else entry.offer
+        entry.offer, entry.unloaded = offer, True
         if entry.loading is not None:
             entry.loading.task.cancel()
+            entry.loading = None
         async with self._locks.setdefault(key, asyncio.Lock()):
             loaded, entry.loaded = entry.loaded, None
             if loaded is not None:
                 entry.set(ModelState.UNLOADING)
                 self._route(name)
                 await asyncio.wait([self._retire(loaded, evicted=False)], timeout=timeout)
-            if forget:
-                if self._find(name, version) is entry:
-                    del self._models[name].versions[version]
-            else:
+            if entry.offer is not offer:
+                entry.set(ModelState.READY)  # it was offered again meanwhile
+            elif not forget:
+                entry.unloaded = True
                 entry.set(ModelState.UNAVAILABLE, UNLOADED)
+            elif self._find(name, version) is entry:
+                del self._models[name].versions[version]
             self._route(name)
             self._drop_if_empty(name)
         if loaded is not None:
@@ -321,43 +324,58 @@ class ModelCache(Catalogue):
     def _begin_loading(self, entry: KnownVersion) -> Loading:
         if entry.loading is None:
             assert entry.offer is not None
-            task = asyncio.create_task(self._load_offered(entry, entry.offer))
-            entry.loading = Loading(task)
-            self._loads.add(task)
-            task.add_done_callback(partial(self._loading_ended, entry))
+            loading = entry.loading = Loading()
+            loading.task = asyncio.create_task(self._load_offered(entry, entry.offer, loading))
+            self._loads.add(loading.task)
+            loading.task.add_done_callback(partial(self._loading_ended, entry, loading))
         return entry.loading
 
-    def _loading_ended(self, entry: KnownVersion, task: asyncio.Task[LoadedVersion]) -> None:
+    def _loading_ended(self, entry: KnownVersion, loading: Loading, task: asyncio.Task[LoadedVersion]) -> None:
         self._loads.discard(task)
-        if entry.loading is not None and entry.loading.task is task:
+        if entry.loading is loading:
             entry.loading = None
         # Whoever waits for it is told; a load that nobody waits for has been told of by its event.
         if not task.cancelled():
             task.exception()
 
-    async def _load_offered(self, known: KnownVersion, offer: Offer) -> LoadedVersion:
+    def _leave(self, entry: KnownVersion, loading: Loading) -> None:
+        """One that waited has left. Who comes after the last of them doesn't wait for a load that is broken off."""
+        if loading.leave():
+            loading.task.cancel()
+            if entry.loading is loading:
+                entry.loading = None
+
+    async def _load_offered(self, known: KnownVersion, offer: Offer, loading: Loading) -> LoadedVersion:
         key = (offer.name, offer.version)
-        async with self._side_by_side, self._locks.setdefault(key, asyncio.Lock()):
-            loading = known.loading
-            assert loading is not None
+        # The lock comes first: who waits for a version's end doesn't keep other versions from being loaded.
+        async with self._locks.setdefault(key, asyncio.Lock()), self._side_by_side:
             loaded = known.loaded  # by somebody who said so, meanwhile
-            if loaded is None:
-                try:
-                    spec = await offer.fetch()
-                    try:
-                        loaded = await self._load(known, spec, offer=offer, loading=loading)
-                    except BaseException:
-                        offer.release()
-                        raise
-                except SalverError as error:
-                    if not isinstance(error, Overloaded):
-                        # Those who come soon are told so, without another try.
-                        known.failed_until = monotonic() + _RETRY_SECONDS
-                        self.mark_failed(*key, str(error))
-                    raise
-                loaded.release = offer.release
+            try:
+                while loaded is None:
+                    loaded = await self._fetch_and_load(known, offer, loading)
+                    if known.offer is not None and known.offer.files != offer.files:  # they have changed meanwhile
+                        offer, loaded = known.offer, None
+            except SalverError as error:
+                if not isinstance(error, Overloaded):
+                    self.mark_failed(*key, str(error))
+                if not isinstance(error, Overloaded | StoreUnavailable):
+                    # Those who come soon are told so, without another try.
+                    known.failed_until = monotonic() + _RETRY_SECONDS
+                raise
             loading.hand_over(loaded)
+            if known.loading is loading:
+                known.loading = None
             return loaded
+
+    async def _fetch_and_load(self, known: KnownVersion, offer: Offer, loading: Loading) -> LoadedVersion:
+        spec = await offer.fetch()
+        try:
+            loaded = await self._load(known, spec, offer=offer, loading=loading)
+        except BaseException:
+            offer.release()
+            raise
+        loaded.release = offer.release
+        return loaded
 
     async def _load(
         self, known: KnownVersion, spec: ModelSpec, *, offer: Offer | None, loading: Loading | None = None
@@ -383,7 +401,7 @@ class ModelCache(Catalogue):
                 reserved.give_up()
             if known.loaded is None:
                 known.set(*before)
-            self._failed_count += 1
+            self._failed_count += isinstance(error, Exception)
             if offer is None and isinstance(error, SalverError):
                 self.mark_failed(*key, str(error))
             raise

@@ -27,6 +27,7 @@ class Offer:
         tenant: whose share of the budget it counts to; "" for nobody's.
         pinned: it isn't evicted.
         signature, platform: known from its probe; None and "" where it wasn't probed.
+        files: tells one state of its files from another; a load that began with others is done again.
     """
 
     name: str
@@ -40,3 +41,4 @@ class Offer:
     pinned: bool = False
     signature: Signature | None = None
     platform: str = ""
+    files: str = ""

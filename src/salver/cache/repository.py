@@ -218,7 +218,9 @@ class ServedRepository:
             raise InvalidArtifact(version.error)
         fetch = partial(self._find, entry, version)
         config = entry.config
-        self._models.offer(Offer(entry.name, version.version, fetch=fetch, tenant=config.tenant, pinned=config.pinned))
+        offer = Offer(entry.name, version.version, fetch=fetch, tenant=config.tenant, pinned=config.pinned)
+        offer.files = version.fingerprint
+        self._models.offer(offer)
 
     async def _find(self, entry: ModelEntry, version: VersionEntry) -> ModelSpec:
         try:
