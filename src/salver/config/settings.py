@@ -111,7 +111,7 @@ class ServerSettings(BaseModel):
     store: str | None = Field(
         default=None,
         min_length=1,
-        description="What to serve instead of a repository: a model store, the folder or URL (s3://, gs://, ...) of its "
+        description="What to serve instead of a repository: a model store, the folder or URL (s3://, ...) of its "
         "artifacts. Models are pushed to it, and loaded when they are asked for.",
         json_schema_extra={"expected": "a folder or a URL"},
     )
@@ -123,14 +123,14 @@ class ServerSettings(BaseModel):
     registry: str | None = Field(
         default=None,
         min_length=1,
-        description="URL of the store's registry: sqlite:///PATH, or postgresql://... for one that servers share. "
+        description="URL of the store's registry: sqlite:///PATH, or postgresql://... for one to share. "
         "Left out, a SQLite file in the data folder.",
         json_schema_extra={"expected": "a database URL such as postgresql://user@host/salver"},
     )
     data_folder: Annotated[Path | None, BeforeValidator(_not_empty)] = Field(
         default=None,
-        description="Where the server keeps what is its own: the disk cache, uploads, the registry's SQLite file. Left out, "
-        "the store's folder where it is one, else ~/.local/share/salver.",
+        description="Where the server keeps what is its own: the disk cache, uploads, the registry's SQLite file. "
+        "Left out, the store's folder where it is one, else ~/.local/share/salver.",
         json_schema_extra={"expected": "a path"},
     )
     disk_cache: Size = Field(
@@ -146,26 +146,26 @@ class ServerSettings(BaseModel):
     )
     load: Literal["startup", "on_demand"] | None = Field(
         default=None,
-        description="When a repository's models are loaded: all at startup (the default), or on demand, each when it is "
-        "asked for. A store's are loaded on demand.",
+        description="When a repository's models are loaded: all at startup (the default), or on demand, each when it "
+        "is asked for. A store's are loaded on demand.",
     )
     memory_budget: PartOrSize = Field(
         default=0.8,
-        description="Memory that the server may take: a size, or a part of what the machine (or its cgroup) has. Models "
-        "that were loaded on demand are evicted where others need the room.",
+        description="Memory that the server may take: a size, or a part of what the machine (or its cgroup) has. "
+        "Models that were loaded on demand are evicted where others need the room.",
     )
     device_memory_budget: PartOrSize = Field(
         default=0.9, description="The same for each GPU: a size, or a part of its memory."
     )
     eviction: Literal["cost", "lru"] = Field(
         default="cost",
-        description="Which models go first: 'cost' weighs how often a model is used, how large it is and how long it takes "
-        "to load; 'lru' takes the least recently used.",
+        description="Which models go first: 'cost' weighs how often a model is used, how large it is and how long it "
+        "takes to load; 'lru' takes the least recently used.",
     )
     memory_shares: Shares = Field(
         default_factory=dict,
-        description="Parts of the memory budget that tenants' models may take, such as 'acme=0.5,*=0.1'; '*' stands for "
-        "all tenants that aren't named.",
+        description="Parts of the memory budget that tenants' models may take, such as 'acme=0.5,*=0.1'; '*' stands "
+        "for all tenants that aren't named.",
         json_schema_extra={"expected": "tenants and parts such as 'acme=0.5,*=0.1'"},
     )
     concurrent_loads: Integer = Field(default=4, ge=1, le=256, description="Models that are loaded side by side.")
