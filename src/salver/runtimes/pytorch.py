@@ -14,7 +14,7 @@ import torch
 from torch.export.graph_signature import ConstantArgument, InputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
-from salver.core.errors import CodeNotAllowed, InvalidArtifact, InvalidConfig, InvalidInput, ModelFailed, SalverError
+from salver.core.errors import CodeNotAllowed, InvalidArtifact, InvalidInput, ModelFailed, SalverError
 from salver.core.model import ModelSpec
 from salver.core.request import Parameters
 from salver.core.signature import Signature, TensorSpec
@@ -22,7 +22,8 @@ from salver.core.tensor import Array
 from salver.runtimes import values
 from salver.runtimes.base import Inputs, LoadedModel, Outputs, Runtime
 from salver.runtimes.detect import CHECKPOINT
-from salver.runtimes.settings import check_options, declare, gpu_index
+from salver.runtimes.settings import check_options, declare
+from salver.runtimes.torch_device import storage_bytes, torch_device
 from salver.runtimes.torch_files import torch_format
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ class PytorchRuntime(Runtime):
     def load(self, spec: ModelSpec) -> LoadedModel:
         """Load a TorchScript module or an exported program; see :meth:`Runtime.load`."""
         check_options(spec, ())
-        device = _device(spec)
+        device = torch_device(spec)
         if not spec.path.is_file():
             raise InvalidArtifact(f"model {spec.name!r}: {spec.path} isn't a file; expected .pt or .pt2")
         form = torch_format(spec.path)
@@ -143,11 +144,7 @@ class _TorchModel(LoadedModel):
         raise NotImplementedError
 
     def memory_bytes(self) -> int:
-        # Tied weights are one storage.
-        storages = {
-            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in self._tensors()
-        }
-        return sum(storages.values())
+        return storage_bytes(self._tensors())
 
 
 class _TorchScriptModel(_TorchModel):
@@ -231,17 +228,6 @@ class _ExportedModel(_TorchModel):
 
     def close(self) -> None:
         del self._module, self._weights
-
-
-def _device(spec: ModelSpec) -> torch.device:
-    index = gpu_index(spec)
-    if index is None or (spec.device == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if index >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        there = f"{count} of them" if count else "none that this PyTorch can use"
-        raise InvalidConfig(f"model {spec.name!r}: device is {spec.device!r}, but of CUDA GPUs there are {there}")
-    return torch.device("cuda", index)
 
 
 def _load_exported(spec: ModelSpec) -> torch.export.ExportedProgram:
