@@ -141,6 +141,7 @@ class Channel:
 
     def _stop_reading(self) -> None:
         self._open = False
+        self._buffer = bytearray()  # who is closed may be known of for long: until its cycles are collected
         self._loop.remove_reader(self._socket.fileno())
 
     def _closed(self, wrong: str) -> None:

@@ -50,6 +50,7 @@ class ChildProcess:
         self._on_message = on_message
         self._on_ended = on_ended
         self._cause = ""
+        self._hanging_up: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._loaded: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
@@ -130,8 +131,9 @@ class ChildProcess:
         self.up = False
         if wrong:
             self.kill(wrong)
-        else:
-            self._loop.call_later(_HANG_UP_SECONDS, self.kill, "closed its connection to the server, and was ended")
+        elif not self._ended.done():
+            cause = "closed its connection to the server, and was ended"
+            self._hanging_up = self._loop.call_later(_HANG_UP_SECONDS, self.kill, cause)
 
     def _process_ended(self, status: str) -> None:
         self.channel.drain()  # answers that it gave before it died
@@ -146,6 +148,8 @@ class ChildProcess:
     def _settle(self) -> None:
         if self._loaded.done() and not self._loaded.cancelled():
             self._loaded.exception()  # whoever waited for it has been told
+        if self._hanging_up is not None:
+            self._hanging_up.cancel()
         if not self._ended.done():
             self._ended.set_result(None)
 
