@@ -150,7 +150,7 @@ async def test_a_failed_load_is_told_to_all_and_not_tried_at_once_again(node: No
     node.broken["a"] = InvalidArtifact("half of it is missing")
     answers = await asyncio.gather(*(node.ask("a") for _ in range(5)), return_exceptions=True)
     assert all(isinstance(each, ModelUnavailable) and "half of it is missing" in str(each) for each in answers)
-    with pytest.raises(ModelUnavailable, match="failed to load .half of it is missing"):
+    with pytest.raises(ModelUnavailable, match=r"failed to load .half of it is missing"):
         await node.ask("a")
     assert node.loads == ["a"]
     assert node.budget.known_bytes() == 0
@@ -322,3 +322,15 @@ async def test_answers_are_right_while_models_come_and_go(node: Node) -> None:
 
     await asyncio.gather(*map(client, range(16)))
     assert node.evicted()
+
+
+async def test_what_is_preloaded_takes_nobodys_room(node: Node) -> None:
+    for name in "abc":
+        node.offer(name, size=400)
+    assert await node.cache.preload("a", "1")
+    assert await node.cache.preload("a", "1")
+    assert await node.cache.preload("b", "1")
+    assert not await node.cache.preload("c", "1")
+    assert (node.names(), node.evicted()) == (["a", "b"], [])
+    with pytest.raises(UnknownModel):
+        await node.cache.preload("none", "1")

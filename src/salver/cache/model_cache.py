@@ -206,6 +206,22 @@ class ModelCache(Catalogue):
         if (name, version) not in self.routes:
             self._begin_loading(self._to_load(name, version)).is_wanted = True
 
+    async def preload(self, name: str, version: str) -> bool:
+        """Load a version where nothing has to go for it; False where there is no room. Its load may fail in silence.
+
+        Raises:
+            UnknownModel, ModelUnavailable: there is no such version, or it can't be loaded.
+        """
+        if (name, version) in self.routes:
+            return True
+        known = self._to_load(name, version)
+        if known.offer is not None and not self.reservations.has_room(known.offer):
+            return False
+        loading = self._begin_loading(known)
+        loading.is_wanted = True
+        await asyncio.wait([loading.task])
+        return True
+
     def pin(self, name: str, version: str, pinned: bool) -> None:
         """Say whether a version may be evicted, until the server ends.
 

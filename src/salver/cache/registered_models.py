@@ -75,13 +75,11 @@ class RegisteredModels:
         await self.refresh()
         self.loaded = True
         self._begin(self._follow())
-        for name, version in await asyncio.to_thread(self._read_hottest):
-            self._prefetch(name, version)
         for (name, version), known in list(self._known.items()):
             if known.config.get("pinned") is True:
                 self._prefetch(name, version)
         if self._hot_file is not None:
-            self._begin(self._remember_hottest())
+            self._begin(self._follow_hottest())
 
     async def load(self, name: str) -> None:
         """Load a model's default version now; one that was unloaded on request is offered again.
@@ -208,7 +206,14 @@ class RegisteredModels:
         except SalverError as error:
             _log.warning("not loaded again: %s", error)
 
-    async def _remember_hottest(self) -> None:
+    async def _follow_hottest(self) -> None:
+        """Load what was asked for most before the restart, hottest first, while there is room; then keep the list."""
+        for name, version in await asyncio.to_thread(self._read_hottest):
+            try:
+                if not await self._models.preload(name, version):
+                    break
+            except (UnknownModel, ModelUnavailable) as error:
+                _log.debug("not loaded again: %s", error)
         while True:
             await asyncio.sleep(_HOT_SECONDS)
             await asyncio.to_thread(self._write_hottest, self._models.reservations.hottest(_HOTTEST))

@@ -120,6 +120,11 @@ class Reservations:
             if not await self._until_changed(deadline):
                 raise self._no_room(device, budget, need, spec)
 
+    def has_room(self, offer: Offer) -> bool:
+        """Whether a version can probably be loaded without any other going."""
+        budget = self.budgets.get("cpu")
+        return budget is None or budget.room() >= max(offer.memory_bytes, offer.peak_memory_bytes)
+
     def repin(self, loaded: LoadedVersion, offer: Offer) -> None:
         """What is said of a loaded version has changed."""
         loaded.is_evictable = not offer.pinned
