@@ -93,6 +93,7 @@ def web(tmp_path: Path) -> Iterator[WebServer]:
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())  # of tests that ran before: what they left isn't this one's
     yield
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("salver-")]
+    left = [thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("salver-")]
     assert not left
