@@ -38,7 +38,7 @@ class Answer:
     """What came of one request; times are of ``time.perf_counter``, in seconds.
 
     Attributes:
-        client: the index of the request that was sent, among those that were given.
+        client: the index of the request that was sent, among those that were given; of the arrival, in an open loop.
         scheduled: when it should have been sent, whatever the server was doing then.
         sent: when it was sent.
         done: when its answer had come, or its connection was found broken.
@@ -145,16 +145,43 @@ class Clients:
             self._drain(patience)
         self.leave()
 
-    def open_loop(self, request: bytes, arrivals: NDArray[np.float64], *, patience: float) -> float:
+    def replay(self, requests: Iterator[bytes], seconds: float, *, connections: int, patience: float) -> None:
+        """So many clients, each of which sends the next of the requests as soon as it has an answer.
+
+        Requests are numbered as they are sent. Connections that break are made anew.
+
+        Args:
+            seconds: how long they send.
+            patience: seconds that they wait for the last answers, which are NO_ANSWER after that.
+        """
+        end = time.perf_counter() + seconds
+        idle: list[_Connection | None] = [None] * connections
+        number = 0
+        while (now := time.perf_counter()) < end:
+            while idle:
+                connection = idle.pop() or self._connect()
+                self._send(connection, number, next(requests), time.perf_counter())
+                number += 1
+            for free, answer in self._poll(end - now):
+                self._seen(answer)
+                idle.append(free)
+                if answer.status == NO_ANSWER:
+                    time.sleep(_RECONNECT)
+        self._drain(patience)
+        self.leave()
+
+    def open_loop(self, request: bytes | Sequence[bytes], arrivals: NDArray[np.float64], *, patience: float) -> float:
         """Requests at given times, whatever the server does. Each takes a connection that is free, or a new one.
 
         Args:
+            request: the same each time, or one for each arrival.
             arrivals: seconds from now, ascending.
             patience: seconds that the last answers are waited for.
 
         Returns:
             When the first second began.
         """
+        requests = [request] * len(arrivals) if isinstance(request, bytes) else request
         idle = [self._connect() for _ in range(64)]
         start = time.perf_counter() + 0.05
         times: list[float] = (arrivals + start).tolist()
@@ -162,16 +189,16 @@ class Clients:
         while index < len(times):
             now = time.perf_counter()
             while index < len(times) and times[index] <= now:
-                scheduled = times[index]
+                number, scheduled = index, times[index]
                 index += 1
                 while idle and idle[-1].socket.fileno() < 0:
                     idle.pop()
                 if idle:
-                    self._send(idle.pop(), 0, request, scheduled)
+                    self._send(idle.pop(), number, requests[number], scheduled)
                 elif len(self._connections) < MAX_CONNECTIONS:
-                    self._send(self._connect(), 0, request, scheduled)
+                    self._send(self._connect(), number, requests[number], scheduled)
                 else:
-                    self._seen(Answer(0, scheduled, now, now, NOT_SENT, b""))
+                    self._seen(Answer(number, scheduled, now, now, NOT_SENT, b""))
             timeout = times[index] - time.perf_counter() if index < len(times) else 0
             for connection, answer in self._poll(timeout):
                 self._seen(answer)

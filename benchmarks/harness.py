@@ -36,12 +36,14 @@ class Running:
         port: where it speaks HTTP.
         grpc_port: where it speaks gRPC.
         process: the process that was started; it may have children.
+        log: what it has printed so far; the file goes with the server.
     """
 
     name: str
     port: int
     grpc_port: int
     process: subprocess.Popen[bytes] = field(repr=False)
+    log: Path = field(default=Path(os.devnull), repr=False)
 
     def memory(self) -> int:
         """Bytes of resident memory of the process and its children."""
@@ -129,7 +131,7 @@ def started(
             env={name: value for name, value in os.environ.items() if not name.endswith("_PROXY")},
         )
         try:
-            server = Running(name, port, grpc_port, process)
+            server = Running(name, port, grpc_port, process, Path(folder) / "log")
             if not all(_listens(each, process) for each in {port, grpc_port}):
                 raise BenchmarkError(f"{name} doesn't listen")
             yield server
