@@ -50,6 +50,8 @@ class ModelFolder:
         modules: sentence-transformers' modules after the transformer; None where the folder has no modules.json.
         sentence: what sentence-transformers keeps about the tokenizer: ``max_seq_length``, ``do_lower_case``.
         prompt: what sentence-transformers puts before each text.
+        activation: the class that a cross-encoder of sentence-transformers puts its scores through, such as
+            ``Sigmoid``; "" where none is named.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class ModelFolder:
     modules: tuple[SentenceModule, ...] | None = None
     sentence: Mapping[str, Any] = field(default_factory=dict)
     prompt: str = ""
+    activation: str = ""
 
     @property
     def architecture(self) -> str:
@@ -88,8 +91,16 @@ def read_folder(path: Path) -> ModelFolder:
             "PeftModel.merge_and_unload().save_pretrained(...)"
         )
     sentence = next((read_object(inner / name) for name in _SENTENCE_CONFIGS if (inner / name).is_file()), {})
-    rest = None if modules is None else modules[1:]
-    return ModelFolder(inner, config, rest, sentence, _prompt(path) if modules else "")
+    about = path / "config_sentence_transformers.json"
+    settings = read_object(about) if modules and about.is_file() else {}
+    return ModelFolder(
+        path=inner,
+        config=config,
+        modules=None if modules is None else modules[1:],
+        sentence=sentence,
+        prompt=_prompt(settings),
+        activation=_activation(settings, config),
+    )
 
 
 def weight_files(folder: Path, *, allow_code: bool) -> list[Path]:
@@ -183,15 +194,22 @@ def _module(path: Path, entry: Mapping[str, Any]) -> SentenceModule:
     return SentenceModule(kind, folder, read_object(folder / CONFIG) if has_config else {})
 
 
-def _prompt(path: Path) -> str:
+def _prompt(settings: Mapping[str, Any]) -> str:
     """What sentence-transformers puts before a text where the caller says nothing else."""
-    file = path / "config_sentence_transformers.json"
-    if not file.is_file():
-        return ""
-    config = read_object(file)
-    prompts, name = config.get("prompts"), config.get("default_prompt_name")
-    found = prompts.get(name) if isinstance(prompts, dict) else None
+    prompts, name = settings.get("prompts"), settings.get("default_prompt_name")
+    found = prompts.get(name) if isinstance(prompts, dict) and isinstance(name, str) else None
     return found if isinstance(found, str) else ""
+
+
+def _activation(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """What a cross-encoder is saved with; where, depends on the version of sentence-transformers."""
+    older = config.get("sentence_transformers")
+    named = (
+        settings.get("activation_fn"),
+        older.get("activation_fn") if isinstance(older, dict) else None,
+        config.get("sbert_ce_default_activation_function"),
+    )
+    return next((str(name).rpartition(".")[2] for name in named if name), "")
 
 
 def label_names(config: Mapping[str, Any], shown: Path, count: int) -> Sequence[str]:

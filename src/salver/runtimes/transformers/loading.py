@@ -100,7 +100,7 @@ def max_length(spec: ModelSpec, folder: ModelFolder, options: Options, tokenizer
     Raises:
         InvalidConfig: the option wants more than the model has positions for, or too few for any text.
     """
-    positions = _positions(folder, model)
+    positions = _positions(model)
     added = tokenizer.num_special_tokens_to_add(pair=True)
     if options.max_length is not None:
         if positions is not None and options.max_length > positions:
@@ -171,13 +171,13 @@ def _auto_class(config: Mapping[str, Any], task: str) -> Any:
     return transformers.AutoModelForTokenClassification
 
 
-def _positions(folder: ModelFolder, model: Any) -> int | None:
+def _positions(model: Any) -> int | None:
     """How many positions a model has learnt; None where it isn't known to be bounded."""
     embedding = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     if isinstance(embedding, torch.nn.Embedding):
         # RoBERTa and its kin count positions from the padding token's id on.
         return embedding.num_embeddings - (0 if embedding.padding_idx is None else embedding.padding_idx + 1)
-    stated = folder.config.get("max_position_embeddings")
+    stated = getattr(model.config, "max_position_embeddings", None)  # which some call n_positions
     return stated if isinstance(stated, int) and stated > 0 else None
 
 

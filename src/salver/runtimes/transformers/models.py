@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import orjson
@@ -18,6 +17,7 @@ from salver.runtimes.base import Inputs, LoadedModel, Outputs
 from salver.runtimes.settings import declare
 from salver.runtimes.torch_device import storage_bytes
 from salver.runtimes.transformers.entities import EntityFinder
+from salver.runtimes.transformers.folder import ModelFolder
 from salver.runtimes.transformers.network import Network
 from salver.runtimes.transformers.pooling import Pooler
 from salver.runtimes.transformers.tokens import Tokens
@@ -89,15 +89,13 @@ class TokenClassifier(_TextModel):
     def __init__(self, spec: ModelSpec, network: Network, finder: EntityFinder) -> None:
         super().__init__(spec, network, (_TEXT,), (TensorSpec("entities", "BYTES", (-1,)),))
         self._finder = finder
-        self._pads_left = network.tokenization.pads_left
 
     def predict(self, inputs: Inputs, asked: Sequence[str] | None, parameters: Parameters) -> Outputs:
         texts, tokens = self._encode(inputs)
         rows = self._network.run(tokens, lambda output, mask: output.logits.float().softmax(dim=2))
         entities = np.empty(len(texts), np.object_)
         for index, (text, row, scores) in enumerate(zip(texts, tokens, rows, strict=True)):
-            scores = scores[-len(row) :] if self._pads_left else scores[: len(row)]
-            entities[index] = orjson.dumps(self._finder.find(text, row, scores))
+            entities[index] = orjson.dumps(self._finder.find(text, row, scores[: len(row)]))
         return {"entities": entities}
 
 
@@ -135,17 +133,19 @@ class FeatureExtractor(_TextModel):
         return super().memory_bytes() + storage_bytes(self._pooler.tensors())
 
 
-def default_activation(config: Any, labels: int) -> str:
+def default_activation(folder: ModelFolder, labels: int) -> str:
     """What ``transformers``' text classification pipeline applies, or, where a cross-encoder of sentence-transformers
     names one, what that library does.
     """
-    named = str((config.get("sentence_transformers") or {}).get("activation_fn", "")).rpartition(".")[2]
-    if named in ("Identity", "Sigmoid"):
-        return {"Identity": "none", "Sigmoid": "sigmoid"}[named]
-    problem = config.get("problem_type")
+    if folder.activation in _OF_CROSS_ENCODERS:
+        return _OF_CROSS_ENCODERS[folder.activation]
+    problem = folder.config.get("problem_type")
     if problem == "regression":
         return "none"
     return "sigmoid" if problem == "multi_label_classification" or labels == 1 else "softmax"
+
+
+_OF_CROSS_ENCODERS = {"Identity": "none", "Sigmoid": "sigmoid", "Softmax": "softmax"}
 
 
 def _softmax(logits: Tensor) -> Tensor:

@@ -32,19 +32,28 @@ class Network:
         tokenization: of the model's tokenizer.
         device: where the model lies.
         batch_tokens: tokens that go through it at once; None for what is good on this device.
+        may_pad: rows that share a batch needn't have the same number of tokens.
         name: of the model, for messages.
     """
 
     def __init__(
-        self, model: Any, tokenization: Tokenization, *, device: torch.device, batch_tokens: int | None, name: str
+        self,
+        model: Any,
+        tokenization: Tokenization,
+        *,
+        device: torch.device,
+        batch_tokens: int | None,
+        may_pad: bool,
+        name: str,
     ) -> None:
         self.tokenization = tokenization
         self.device = device
         self._model = model
         self._name = name
         self._max_tokens = batch_tokens or (_CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS)
-        # Without a padding token, rows can't share a batch.
-        self._max_padding = -1 if tokenization.pad_id is None else self._max_tokens // _PADDING_SHARE
+        # Models to whom nobody has told of a padding token may want to have one row at a time.
+        shares = tokenization.pad_id is not None
+        self._max_padding = self._max_tokens // _PADDING_SHARE if shares and may_pad else 0 if shares else -1
         taken = inspect.signature(model.forward).parameters
         self._takes = frozenset(taken)
         self._fixed = {"use_cache": False} if "use_cache" in taken else {}

@@ -68,14 +68,25 @@ class TransformersRuntime(Runtime):
             wants_offsets=task == TOKEN,
         )
         model = model.to(device=device, dtype=getattr(torch, options.dtype))
-        network = Network(model, tokenization, device=device, batch_tokens=options.batch_tokens, name=spec.name)
+        network = Network(
+            model,
+            tokenization,
+            device=device,
+            batch_tokens=options.batch_tokens,
+            # Classifiers that want padding on the left (XLNet) look at the last token, whatever it is.
+            may_pad=task == FEATURES or tokenizer.padding_side == "right",
+            name=spec.name,
+        )
         if task == FEATURES:
             return self._feature_extractor(spec, folder, options, network)
         labels = label_names(
             folder.config, folder.path, self._sample(spec, network, lambda output, _: output.logits).shape[-1]
         )
         if task == TEXT:
-            activation = options.activation or default_activation(folder.config, len(labels))
+            if folder.modules:
+                named = ", ".join(module.kind for module in folder.modules)
+                raise InvalidArtifact(f"model {spec.name!r}: a text classifier with modules ({named}) can't be served")
+            activation = options.activation or default_activation(folder, len(labels))
             return TextClassifier(spec, network, labels, activation)
         return TokenClassifier(spec, network, _finder(options, labels, tokenizer))
 

@@ -14,6 +14,11 @@ from salver.core.tensor import Array
 
 _CHARACTERS_PER_TOKEN = 32
 """Of a long text so much is looked at first: most have as many tokens as the model takes in the first part of it."""
+_MARGIN = 128
+"""Tokens beyond those that count, so that a cut in the middle of a text changes none of these: of a word,
+WordPiece makes 100 at most."""
+_CHARACTERS_AT_ONCE = 1 << 20
+"""Of the texts that the tokenizer gets at once: each token takes a hundred bytes or more, those that are cut too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,6 @@ class Tokenization:
         self.max_length = max_length
         self.pad_id: int | None = tokenizer.pad_token_id
         self.pad_type = int(tokenizer.pad_token_type_id or 0)
-        self.pads_left = tokenizer.padding_side == "left"
         self._tokenizer = tokenizer
         self._truncation = truncation
         self._max_characters = max_characters
@@ -76,17 +80,17 @@ class Tokenization:
         window = _CHARACTERS_PER_TOKEN * self.max_length
         try:
             if pairs is not None:
-                found = self._encode(list(zip(texts, pairs, strict=True)))
+                found = self._encode_all(list(zip(texts, pairs, strict=True)))
             elif any(len(text) > window for text in texts):
                 found = [self._encode_long(text, window) for text in texts]
             else:
-                found = self._encode(list(texts))
+                found = self._encode_all(texts)
         except (TypeError, UnicodeError) as error:
             raise InvalidInput(f"input 'text' is no text that can be written as UTF-8: {error}") from None
-        for row, (tokens, was_cut) in enumerate(found):
+        for row, (tokens, beyond) in enumerate(found):
             if not len(tokens):
                 raise InvalidInput(f"input 'text': row {row} has no tokens; expected a text that isn't empty")
-            if was_cut and not self._truncation:
+            if beyond and not self._truncation:
                 raise InvalidInput(
                     f"input 'text': row {row} has more than {self.max_length} tokens, and the model takes no more"
                 )
@@ -100,24 +104,34 @@ class Tokenization:
                     "(option max_characters)"
                 )
 
-    def _encode_long(self, text: str, window: int) -> tuple[Tokens, bool]:
+    def _encode_long(self, text: str, window: int) -> tuple[Tokens, int]:
         """A long text's tokens, from as much of it as is needed: the rest would cost time and memory for nothing."""
         while len(text) > window:
-            part = text[-window:].partition(" ")[2] if self._cuts_left else text[:window].rpartition(" ")[0]
-            if part:
-                # What ends at a space gives the tokens that the whole text begins with.
-                found, was_cut = self._encode([part])[0]
-                if was_cut:
-                    return found, True
+            found, beyond = self._encode([text[-window:] if self._cuts_left else text[:window]])[0]
+            if beyond >= _MARGIN:
+                return found, beyond
             window *= 2
         return self._encode([text])[0]
 
-    def _encode(self, texts: list[Any]) -> list[tuple[Tokens, bool]]:
+    def _encode_all(self, texts: Sequence[Any]) -> list[tuple[Tokens, int]]:
+        found: list[tuple[Tokens, int]] = []
+        first = characters = 0
+        for index, text in enumerate(texts):
+            characters += len(text) if isinstance(text, str) else sum(map(len, text))
+            if characters > _CHARACTERS_AT_ONCE:
+                found += self._encode(list(texts[first : index + 1]))
+                first, characters = index + 1, 0
+        return found + self._encode(list(texts[first:]))
+
+    def _encode(self, texts: list[Any]) -> list[tuple[Tokens, int]]:
+        """The tokens of each text, and how many more there would be."""
         if self._fast is None:
             with self._python_lock:
                 return [self._encode_in_python(text) for text in texts]
         encode = self._fast.encode_batch if self._wants_offsets else self._fast.encode_batch_fast
-        return [(self._tokens(encoding), bool(encoding.overflowing)) for encoding in encode(texts)]
+        return [
+            (self._tokens(encoding), sum(len(part.ids) for part in encoding.overflowing)) for encoding in encode(texts)
+        ]
 
     def _tokens(self, encoding: Any) -> Tokens:
         types = encoding.type_ids if self._wants_types else None
@@ -126,12 +140,12 @@ class Tokenization:
         offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
         return Tokens(encoding.ids, types, offsets, encoding.special_tokens_mask)
 
-    def _encode_in_python(self, text: Any) -> tuple[Tokens, bool]:
+    def _encode_in_python(self, text: Any) -> tuple[Tokens, int]:
         first, second = text if isinstance(text, tuple) else (text, None)
         whole = self._tokenizer(first, second, truncation=False, verbose=False)["input_ids"]
         cut = self._tokenizer(first, second, truncation="longest_first", max_length=self.max_length)
         types = cut.get("token_type_ids") if self._wants_types else None
-        return Tokens(cut["input_ids"], types), len(whole) > len(cut["input_ids"])
+        return Tokens(cut["input_ids"], types), len(whole) - len(cut["input_ids"])
 
 
 def batches(lengths: Sequence[int], *, max_tokens: int, max_padding: int) -> list[list[int]]:
@@ -167,7 +181,7 @@ def pad(rows: Sequence[Tokens], tokenization: Tokenization) -> dict[str, Array]:
     mask = np.zeros_like(ids)
     types = None if rows[0].types is None else np.full_like(ids, tokenization.pad_type)
     for index, row in enumerate(rows):
-        place = slice(longest - len(row), None) if tokenization.pads_left else slice(0, len(row))
+        place = slice(0, len(row))  # padding before a text would move it to other positions
         ids[index, place] = row.ids
         mask[index, place] = 1
         if types is not None and row.types is not None:
