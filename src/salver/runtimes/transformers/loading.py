@@ -26,6 +26,9 @@ from salver.runtimes.transformers.options import FEATURES, TEXT, Options
 _NO_LIMIT = 1_000_000
 """``model_max_length`` is 10**30 where a tokenizer says nothing."""
 _DEFAULT_LENGTH = 512
+_MANY_LAYERS = 1000
+_SMALL_PARTS = 10_000_000
+"""Parameters of parts that a folder may well not have, such as the layer that pools."""
 
 _building = threading.Lock()
 """While it builds a model, transformers changes settings of PyTorch, and its own, that all threads share."""
@@ -39,9 +42,17 @@ def load_tokenizer(spec: ModelSpec, folder: ModelFolder, options: Options) -> An
         MissingDependency: it needs a package that isn't installed.
     """
     with _reporting(spec, folder, "tokenizer"), _building, _quiet():
-        return transformers.AutoTokenizer.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder.path, local_files_only=True, trust_remote_code=options.trust_remote_code
         )
+    # Without files, transformers makes a tokenizer that knows no words.
+    names = sorted({"tokenizer.json", *tokenizer.vocab_files_names.values()})
+    if tokenizer.vocab_files_names and not any((folder.path / name).is_file() for name in names):
+        raise InvalidArtifact(
+            f"model {spec.name!r}: {folder.path} holds no tokenizer: there is none of {', '.join(names)}; save it into "
+            "the folder (tokenizer.save_pretrained)"
+        )
+    return tokenizer
 
 
 def load_model(spec: ModelSpec, folder: ModelFolder, task: str, options: Options, *, allow_code: bool) -> Any:
@@ -90,7 +101,7 @@ def read_weights(folder: Path, *, allow_code: bool) -> dict[str, Tensor]:
             for name, tensor in found.items():
                 weights[name] = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
         except Exception as error:
-            raise InvalidArtifact(f"the weights in {file} can't be read: {_first_line(error)}") from error
+            raise InvalidArtifact(f"the weights in {file} can't be read: {first_line(error)}") from error
     return weights
 
 
@@ -147,20 +158,51 @@ def _build(spec: ModelSpec, folder: ModelFolder, task: str, weights: Mapping[str
     if hasattr(config, "auto_map"):
         del config.auto_map
     config._attn_implementation = None
+    _check_layers(folder, config, weights)
     with torch.device("meta"):
-        concrete = type(_auto_class(folder.config, task).from_config(copy.deepcopy(config)))
-    model, told = concrete.from_pretrained(
-        None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
+        described = _auto_class(folder.config, task).from_config(copy.deepcopy(config))
+    _check_size(folder, described, weights)
+    model, told = type(described).from_pretrained(
+        None,
+        config=config,
+        state_dict=weights,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # which are told of here
     )
+    for name, there, expected in sorted(told["mismatched_keys"]):
+        raise InvalidArtifact(
+            f"model {spec.name!r}: {name} has the shape {list(there)} in the weights of {folder.path}, and "
+            f"{list(expected)} by its {CONFIG}"
+        )
     # Layers whose weights are missing were filled at random; embeddings don't use the one that pools.
     missing = sorted(name for name in told["missing_keys"] if task != FEATURES or ".pooler." not in f".{name}")
     if missing:
         named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise InvalidArtifact(
-            f"model {spec.name!r}: {folder.path} has no weights for {named}, which {task} with a {concrete.__name__} "
-            "needs; it was saved as a model for something else"
+            f"model {spec.name!r}: {folder.path} has no weights for {named}, which {task} with a "
+            f"{type(described).__name__} needs; it was saved as a model for something else"
         )
     return model.eval()
+
+
+def _check_layers(folder: ModelFolder, config: Any, weights: Mapping[str, Tensor]) -> None:
+    layers = getattr(config, "num_hidden_layers", 0)
+    if isinstance(layers, int) and layers > max(len(weights), _MANY_LAYERS):
+        raise InvalidArtifact(
+            f"{folder.path / CONFIG} tells of {layers} layers, and the files hold {len(weights)} weights in all"
+        )
+
+
+def _check_size(folder: ModelFolder, described: Any, weights: Mapping[str, Tensor]) -> None:
+    """Refuse, before memory is taken for it, a model that is much larger than its weights."""
+    expected = sum(parameter.numel() for parameter in described.parameters())
+    there = sum(tensor.numel() for tensor in weights.values())
+    if expected > 1.5 * there + _SMALL_PARTS:
+        raise InvalidArtifact(
+            f"{folder.path / CONFIG} tells of a {type(described).__name__} with {expected:,} parameters, and the files "
+            f"hold {there:,}"
+        )
 
 
 def _auto_class(config: Mapping[str, Any], task: str) -> Any:
@@ -190,11 +232,11 @@ def _reporting(spec: ModelSpec, folder: ModelFolder, what: str) -> Iterator[None
     except ImportError as error:
         raise MissingDependency(
             f"model {spec.name!r}: the {what} in {folder.path} needs a package that isn't installed: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     except Exception as error:
         raise InvalidArtifact(
-            f"model {spec.name!r}: transformers can't load the {what} in {folder.path}: {_first_line(error)}"
+            f"model {spec.name!r}: transformers can't load the {what} in {folder.path}: {first_line(error)}"
         ) from error
 
 
@@ -213,6 +255,10 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What the error says, without the hints below it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:500] if lines else type(error).__name__
+    if not lines or isinstance(error, KeyError):
+        return f"{type(error).__name__} {error}".strip()
+    told = " ".join(lines[:3]) if lines[0].endswith(":") else lines[0]
+    return told[:500]

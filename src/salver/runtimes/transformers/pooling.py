@@ -147,11 +147,13 @@ class _Dense(nn.Module):
                 f"{shown}: a Dense with 'use_residual' or another 'module_input_name' isn't supported"
             )
         try:
-            rows, columns = int(config["in_features"]), int(config["out_features"])
-            self.linear = nn.Linear(rows, columns, bias=bool(config.get("bias", True)))
+            outputs, inputs = weights["linear.weight"].shape
+            self.linear = nn.Linear(inputs, outputs, bias=bool(config.get("bias", True)))
             self.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise InvalidArtifact(f"{module.folder}: the Dense layer and its weights don't fit: {error}") from None
+            raise InvalidArtifact(
+                f"{module.folder}: the Dense layer and its weights don't fit: {' '.join(str(error).split())}"
+            ) from None
         self.activation = _ACTIVATIONS[activation]()
         self.eval()
 
