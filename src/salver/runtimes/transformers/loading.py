@@ -27,6 +27,10 @@ _NO_LIMIT = 1_000_000
 """``model_max_length`` is 10**30 where a tokenizer says nothing."""
 _DEFAULT_LENGTH = 512
 _MANY_LAYERS = 1000
+_VOCABULARIES = (
+    *("tokenizer.json", "vocab.txt", "vocab.json"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model"),
+)
 _SMALL_PARTS = 10_000_000
 """Parameters of parts that a folder may well not have, such as the layer that pools."""
 
@@ -41,17 +45,22 @@ def load_tokenizer(spec: ModelSpec, folder: ModelFolder, options: Options) -> An
         InvalidArtifact: it has none, or a broken one.
         MissingDependency: it needs a package that isn't installed.
     """
+    has_files = any((folder.path / name).is_file() for name in _VOCABULARIES)
+    missing = InvalidArtifact(
+        f"model {spec.name!r}: {folder.path} holds no tokenizer: there is none of {', '.join(_VOCABULARIES)}; save it "
+        "into the folder (tokenizer.save_pretrained)"
+    )
     with _reporting(spec, folder, "tokenizer"), _building, _quiet():
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder.path, local_files_only=True, trust_remote_code=options.trust_remote_code
-        )
-    # Without files, transformers makes a tokenizer that knows no words.
-    names = sorted({"tokenizer.json", *tokenizer.vocab_files_names.values()})
-    if tokenizer.vocab_files_names and not any((folder.path / name).is_file() for name in names):
-        raise InvalidArtifact(
-            f"model {spec.name!r}: {folder.path} holds no tokenizer: there is none of {', '.join(names)}; save it into "
-            "the folder (tokenizer.save_pretrained)"
-        )
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                folder.path, local_files_only=True, trust_remote_code=options.trust_remote_code
+            )
+        except Exception as error:
+            raise error if has_files else missing from error
+    # Without files, transformers makes a tokenizer that knows no words; some, of bytes or characters, need none.
+    own = tokenizer.vocab_files_names.values()
+    if own and not has_files and not any((folder.path / name).is_file() for name in own):
+        raise missing
     return tokenizer
 
 
