@@ -5,11 +5,10 @@ Needs grpcio-tools. Run it after a change of a .proto file: ``python scripts/gen
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
-
-from grpc_tools import protoc
 
 FOLDER = Path(__file__).resolve().parent.parent / "src" / "salver" / "wire" / "v2_proto"
 DESCRIPTORS = "descriptors.binpb"
@@ -31,7 +30,9 @@ def write_stubs(folder: Path) -> None:
 
 def _protoc(output: str) -> None:
     sources = sorted(source.name for source in FOLDER.glob("*.proto"))
-    if protoc.main(["protoc", f"--proto_path={FOLDER}", output, *sources]) != 0:
+    # In a process of its own: beside TensorFlow, which brings another copy of its library, the compiler crashes.
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={FOLDER}", output, *sources]
+    if subprocess.run(command).returncode != 0:
         sys.exit("protoc failed; its messages are above")
 
 
