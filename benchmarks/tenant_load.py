@@ -140,7 +140,9 @@ def load_all(server: Running, tenants: Sequence[Tenant]) -> None:
     names = [tenant.name for tenant in tenants]
     for begin in range(0, len(names), 1000):
         url = f"http://127.0.0.1:{server.port}/api/v1/cache/prefetch"
-        httpx2.post(url, json={"models": names[begin : begin + 1000]}, timeout=60).raise_for_status()
+        answer = httpx2.post(url, json={"models": names[begin : begin + 1000]}, timeout=60).raise_for_status().json()
+        if answer["refused"]:
+            raise BenchmarkError(f"the server won't load: {answer['refused'][:3]}")
         while cache_of(server)["loading"]:
             time.sleep(0.5)
     missing = set(names) - {each["name"] for each in cache_of(server)["loaded"]}

@@ -6,14 +6,16 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import harness
+import httpx2
 import numpy as np
 import orjson
 from clients import http_request
@@ -79,13 +81,26 @@ def prepare(build: Path, count: int, *, in_haste: bool, console: Console) -> tup
     return folder / "store", [_tenant(chatbot) for chatbot in chatbots]
 
 
-def started(store: Path, *options: str) -> AbstractContextManager[Running]:
-    """A server of a store, with nothing loaded."""
+@contextmanager
+def started(store: Path, *options: str) -> Iterator[Running]:
+    """A server of a store that is ready, with nothing loaded, until the end of the block.
+
+    Raises:
+        BenchmarkError: it isn't ready in time.
+    """
     # A server that ends notes what was asked for most, and the next would load it.
     for noted in store.rglob("hottest.json"):
         noted.unlink()
     salver = Path(sys.executable).with_name("salver")
-    return harness.started("Salver", lambda port, _: [salver, "serve", "--store", store, "--port", str(port), *options])
+    with harness.started(
+        "Salver", lambda port, _: [salver, "serve", "--store", store, "--port", str(port), *options]
+    ) as server:
+        deadline = time.monotonic() + harness.START_TIMEOUT
+        while httpx2.get(f"http://127.0.0.1:{server.port}/v2/health/ready", timeout=60).status_code != 200:
+            if time.monotonic() > deadline:
+                raise BenchmarkError("Salver isn't ready")
+            time.sleep(0.1)
+        yield server
 
 
 def _tenant(chatbot: Chatbot) -> Tenant:
