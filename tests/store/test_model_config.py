@@ -34,6 +34,8 @@ priorities: {levels: 4, default: 3, max_queue: {1: 5}}
 sequences: {idle_timeout: 5m, max_sequences: 10}
 resources: {gpu_slots: 1}
 weight: 2
+pinned: true
+tenant: acme
 execution_timeout: 30s
 memory_limit: 1GiB
 python: .venv
