@@ -103,9 +103,9 @@ async def test_a_claim_is_kept_while_a_probe_takes_long(
         replace_probe(store, slow)
         await push(management_app(store), "m", model)
         await until(lambda: len(claims) >= 4)
+        assert set(claims) == {0.15}
         go_on.set()
         await until(lambda: state(store, "m", "1") is VersionState.READY)
-    assert set(claims) == {0.15}
 
 
 async def test_what_is_probed_when_a_server_stops_is_free_at_once(tmp_path: Path, model: Path) -> None:
