@@ -1,0 +1,1 @@
+"""Graphs: chains of models that are served as one model."""
