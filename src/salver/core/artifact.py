@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from itertools import pairwise
 
 from salver.core.errors import InvalidArtifact
 
@@ -16,6 +16,8 @@ MAX_FILES = 20_000
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_PATH = 1024
+_MAX_NAME = 255  # bytes; what file systems take
+_MAX_PARTS = 33
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -67,20 +69,19 @@ def manifest_of(files: Iterable[ArtifactFile]) -> Manifest:
         raise InvalidArtifact("the artifact has no files")
     if len(ordered) > MAX_FILES:
         raise InvalidArtifact(f"the artifact has {len(ordered)} files; {MAX_FILES} are allowed")
-    folders: set[str] = set()
-    paths: set[str] = set()
     for file in ordered:
         check_artifact_path(file.path)
-        if file.path in paths:
-            raise InvalidArtifact(f"the artifact has {file.path!r} twice")
-        paths.add(file.path)
-        folders.update(str(parent) for parent in PurePosixPath(file.path).parents)
         if type(file.size) is not int or file.size < 0:
             raise InvalidArtifact(f"{file.path!r}: a size is a number of bytes, got {file.size!r}")
         if _SHA256.fullmatch(file.sha256) is None:
             raise InvalidArtifact(f"{file.path!r}: a SHA-256 has 64 lower-case hexadecimal digits")
-    if clash := next(iter(paths & folders), None):
-        raise InvalidArtifact(f"the artifact has {clash!r} as a file and as a folder")
+    # With the separator before all other characters, what is in a folder follows the folder's own path.
+    for path, following in pairwise(sorted(file.path.replace("/", "\0") for file in ordered)):
+        shown = path.replace("\0", "/")
+        if path == following:
+            raise InvalidArtifact(f"the artifact has {shown!r} twice")
+        if following.startswith(path + "\0"):
+            raise InvalidArtifact(f"the artifact has {shown!r} as a file and as a folder")
     return Manifest(ordered)
 
 
@@ -92,7 +93,13 @@ def check_artifact_path(path: str) -> str:
     """
     parts = path.split("/")
     unsafe = any(part in ("", ".", "..") for part in parts) or "\\" in path or not path.isprintable()
-    if unsafe or len(path.encode("utf-8", "surrogatepass")) > _MAX_PATH:
-        shown = repr(path if len(path) <= 80 else path[:77] + "...")
+    shown = repr(path if len(path) <= 80 else path[:77] + "...")
+    if unsafe:
         raise InvalidArtifact(f"{shown} can't be a path in an artifact: relative, '/' between names, no '.' or '..'")
+    longest = max(len(part.encode()) for part in parts)
+    if longest > _MAX_NAME or len(path.encode()) > _MAX_PATH or len(parts) > _MAX_PARTS:
+        raise InvalidArtifact(
+            f"{shown} can't be a path in an artifact: {_MAX_PATH} bytes and {_MAX_PARTS - 1} folders at most, and "
+            f"{_MAX_NAME} bytes a name"
+        )
     return path

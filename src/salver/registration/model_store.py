@@ -25,7 +25,6 @@ from salver.core.errors import (
     StoreUnavailable,
     UnknownModel,
     UnsupportedRequest,
-    VersionExists,
 )
 from salver.core.registry import AuditEntry, ModelVersion, RegisteredModel, VersionMetadata
 from salver.registration.garbage import GarbageCollector
@@ -321,7 +320,7 @@ class ModelStore:
         candidate = ModelVersion(name, version, manifest.digest, manifest.size, metadata=metadata)
         version_values(candidate)
         if version:
-            self._refuse_other_files(candidate)
+            self.registry.check_free(name, version, digest=candidate.digest)
         upload = self._uploads.begin(name, version, manifest, metadata)
         missing = self._missing(upload)
         self._uploads.check_space(sum(each.size - each.received for each in missing))
@@ -331,18 +330,6 @@ class ModelStore:
         upload = self._uploads.get(upload_id)
         return upload, self._missing(upload)
 
-    def _refuse_other_files(self, candidate: ModelVersion) -> None:
-        """Tell before anything is sent what would be refused in the end."""
-        try:
-            found = self.registry.get(candidate.name, candidate.version)
-        except UnknownModel:
-            return
-        if found.digest != candidate.digest:
-            raise VersionExists(
-                f"model '{found.name}' has a version {found.version} with other files, and versions never change; push "
-                "these as another version"
-            )
-
     def _missing(self, upload: Upload) -> list[Missing]:
         absent = [
             Missing(file.sha256, file.size, received)
@@ -351,17 +338,21 @@ class ModelStore:
             )
             if received < file.size
         ]
-        stored = self._each(self.artifacts.has_blob, [each.sha256 for each in absent])
+        stored = self._each(self._is_stored, absent)
         return [each for each, there in zip(absent, stored, strict=True) if not there]
+
+    def _is_stored(self, blob: Missing | ArtifactFile) -> bool:
+        # Whoever pushes says the size. A blob of another size is damaged, or the size is a lie: it has to be sent.
+        return self.artifacts.has_blob(blob.sha256, size=blob.size)
 
     def _commit(self, upload_id: str, actor: str) -> ModelVersion:
         upload = self._uploads.get(upload_id)
         self._uploads.touch(upload)
         blobs = upload.blobs()
         here = {sha256: self._uploads.complete(upload, file) for sha256, file in blobs.items()}
-        elsewhere = [sha256 for sha256, path in here.items() if path is None]
-        there = self._each(self.artifacts.has_blob, elsewhere)
-        if missing := [blobs[sha256].path for sha256, found in zip(elsewhere, there, strict=True) if not found]:
+        elsewhere = [blobs[sha256] for sha256, path in here.items() if path is None]
+        there = self._each(self._is_stored, elsewhere)
+        if missing := [file.path for file, found in zip(elsewhere, there, strict=True) if not found]:
             raise Conflict(
                 f"not all files have come as a whole: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; "
                 f"ask what is missing (GET /api/v1/uploads/{upload_id}), send it, and commit again"

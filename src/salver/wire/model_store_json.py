@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from salver.core.artifact import ArtifactFile, Manifest, manifest_of
-from salver.core.errors import InvalidRequest
+from salver.core.artifact import MAX_FILES, ArtifactFile, Manifest, manifest_of
+from salver.core.errors import InvalidArtifact, InvalidRequest
 from salver.core.registry import AuditEntry, ModelVersion, Probe, RegisteredModel, VersionMetadata
 from salver.core.signature import Signature
 from salver.wire.v2_metadata import encode_tensor
@@ -103,6 +103,8 @@ def decode_manifest(files: Any) -> Manifest:
     """
     if not isinstance(files, list):
         raise InvalidRequest(f"'files' is a list of objects with path, size and sha256; got {_show(files)}")
+    if len(files) > MAX_FILES:
+        raise InvalidArtifact(f"the artifact has {len(files)} files; {MAX_FILES} are allowed")
     found: list[ArtifactFile] = []
     for file in files:
         _check_object(file, _FILE, "a file")

@@ -63,15 +63,19 @@ class ArtifactStore:
         """Whether nothing can be stored there."""
         return self._backend.read_only
 
-    def has_blob(self, sha256: str) -> bool:
+    def has_blob(self, sha256: str, *, size: int | None = None) -> bool:
         """Whether a blob is there; if so, the garbage collection leaves it alone for a while.
+
+        Args:
+            sha256: the blob's.
+            size: that it is to have; one of another size isn't there. None for any.
 
         Raises:
             InvalidArtifact: ``sha256`` can't be one.
             StoreUnavailable: the store can't be reached.
         """
         found = self._backend.info(_blob(sha256))
-        if found is None:
+        if found is None or (size is not None and found.size != size):
             return False
         self._lease(sha256, found)
         return True

@@ -102,6 +102,18 @@ class Registry:
             change.record("register_again", found.name, found.version, digest=found.digest)
             return again
 
+    def check_free(self, name: str, version: str, *, digest: str) -> None:
+        """Tell beforehand what :meth:`register` would say of a version of these files.
+
+        Raises:
+            VersionExists: it has another digest, or was deleted.
+        """
+        known_name(name, version)
+        with self._database.read() as connection:
+            found = find(connection, name, version)
+        if found is not None:
+            _check_same(found, digest)
+
     def claim(self, name: str, version: str, *, node: str, seconds: float) -> bool:
         """Take a PENDING version to be probed by this node alone, for some time; claim it again to have it longer.
 
