@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from process_models import Launch, python_spec
 
-from salver.core.errors import InvalidConfig, LoadError, MissingDependency
+from salver.core.errors import CodeNotAllowed, InvalidConfig, LoadError, MissingDependency
+from salver.registration.probe.prober import probe_version
 from salver.runtimes.process.launcher import ProcessLauncher
 
 pytestmark = pytest.mark.e2e
@@ -87,3 +89,16 @@ async def test_something_that_is_no_python(launcher: ProcessLauncher, tmp_path: 
     text.chmod(0o755)
     with pytest.raises(InvalidConfig, match="can't be started: Exec format error"):
         await launcher.launch(python_spec(tmp_path, "m", MODEL, python=text), allow_code=True, number=1)
+
+
+async def test_a_program_that_a_model_names_needs_permission(launcher: ProcessLauncher, tmp_path: Path) -> None:
+    """Whoever writes a model.yaml would choose what the server runs: a file of the model itself, for one."""
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    program.chmod(0o755)
+    spec = replace(python_spec(tmp_path, "m", MODEL, python=program), runtime="onnx")  # which brings no code
+    with pytest.raises(CodeNotAllowed, match="names a program to run"):
+        await launcher.launch(spec, allow_code=False, number=1)
+    with pytest.raises(CodeNotAllowed, match="names a program to run"):
+        await probe_version(spec, allow_code=False)
+    assert not (tmp_path / "ran").exists()

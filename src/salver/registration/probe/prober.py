@@ -52,7 +52,8 @@ class Prober:
         """
         if not hasattr(os, "pidfd_open"):
             raise InvalidConfig("models are probed in processes of their own, which needs Linux")
-        key = ForkServerKey(find_python(spec.name, spec.scheduling.python), spec.runtime, allow_code, _CHILD)
+        python = find_python(spec.name, spec.scheduling.python, allow_code=allow_code)
+        key = ForkServerKey(python, spec.runtime, allow_code, _CHILD)
         async with self._slots:
             try:
                 fork_server = await self._fork_server(key)

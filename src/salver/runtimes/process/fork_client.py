@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from salver.core.errors import InvalidConfig, LoadError
+from salver.core.errors import CodeNotAllowed, InvalidConfig, LoadError
 from salver.runtimes.process.description import read_error
 from salver.runtimes.process.output import OutputLog
 from salver.runtimes.process.restart import describe_status
@@ -262,14 +262,20 @@ def _spawn(key: ForkServerKey, control: socket.socket, output: int) -> subproces
     )
 
 
-def find_python(model: str, python: Path | None) -> str:
+def find_python(model: str, python: Path | None, *, allow_code: bool) -> str:
     """The executable that ``python:`` in model.yaml means: a Python, or the folder of a virtual environment.
 
     Raises:
+        CodeNotAllowed: it names one, and who has written the model's files isn't to say what is run.
         InvalidConfig: there is none.
     """
     if python is None:
         return sys.executable
+    if not allow_code:
+        raise CodeNotAllowed(
+            f"model {model!r}: 'python' in model.yaml names a program to run, which isn't allowed; if you trust it, "
+            "set allow_code (--allow-code, or SALVER_ALLOW_CODE=1)"
+        )
     # Not resolved: in a virtual environment it is a link, and where the link lies tells Python which packages it has.
     path = python / "bin" / "python" if python.is_dir() else python
     if not os.access(path, os.X_OK):

@@ -50,7 +50,8 @@ class ProcessLauncher:
         """
         if not hasattr(os, "pidfd_open") or not hasattr(os, "memfd_create"):
             raise InvalidConfig(f"model {spec.name!r}: isolation: process needs Linux; expected thread or inline here")
-        key = ForkServerKey(find_python(spec.name, spec.scheduling.python), spec.runtime, allow_code)
+        python = find_python(spec.name, spec.scheduling.python, allow_code=allow_code)
+        key = ForkServerKey(python, spec.runtime, allow_code)
         start_child = partial(self._start_child, key, spec, concurrency)
         instances = [
             ProcessInstance(spec, concurrency=concurrency, start_child=start_child, on_restart=on_restart)
