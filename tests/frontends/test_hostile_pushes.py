@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import os
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import h2corn
 import pytest
 from asgi import Answer, call
+from gates import until
 from model_stores import management_app, open_store, push, push_ready
 from onnx_files import write_constant
 
-from salver.core.artifact import MAX_FILES
+from salver.core.artifact import MAX_FILES, ArtifactFile, manifest_of
+from salver.core.registry import VersionMetadata
+from salver.frontends import file_download
+from salver.frontends.file_download import send_file
+from salver.frontends.http import ClientLeft
+from salver.registration import model_store
 from salver.store.artifacts.describe import describe
 from salver.wire.model_store_json import encode_manifest
 
@@ -80,3 +91,64 @@ async def test_too_many_files_are_refused(tmp_path: Path) -> None:
         refused = await begin(management_app(store), *files)
         assert refused.status == 400
         assert f"{MAX_FILES} are allowed" in refused.error
+
+
+# Clients who are slow
+
+
+async def test_a_client_that_takes_nothing_costs_little_and_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server takes messages for a client that doesn't read, however large they are: 128 MiB of 4 MiB each."""
+    monkeypatch.setattr(file_download, "_SILENCE", 0.5)
+    size, block = 64 << 20, bytes(256 << 10)
+    read, ended = 0, asyncio.Event()
+
+    async def blocks(file: ArtifactFile, start: int, end: int) -> AsyncGenerator[bytes]:
+        nonlocal read
+        try:
+            while read < size:
+                read += len(block)
+                yield block
+        finally:
+            ended.set()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with pytest.raises(ClientLeft):
+            await send_file(ArtifactFile("a", size, "0" * 64), blocks, {}, send, head=False)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        config = h2corn.Config(
+            bind=(f"fd://{listener.fileno()}",), lifespan="off", access_log=False, timeout_graceful_shutdown=0.1
+        )
+        server = h2corn.Server(app, config)
+        serving = asyncio.create_task(server.serve())
+        await server.wait_started()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(listener.getsockname())
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.wait_for(ended.wait(), 60)
+        server.shutdown()
+        await serving
+    assert read < 16 << 20
+
+
+async def test_many_who_send_have_little_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_store, "_RECEIVING_BYTES", 1 << 20)
+    senders, part = 32, os.urandom(100 << 10)
+    files = [ArtifactFile(f"f{each}", len(part) + 1, f"{each:064x}") for each in range(senders)]
+    begin, enough = asyncio.Event(), asyncio.Event()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        await begin.wait()
+        yield part
+        await enough.wait()
+
+    async with open_store(tmp_path) as store:
+        upload, _ = await store.begin_push("m", "", manifest_of(files), VersionMetadata())
+        sending = [asyncio.create_task(store.receive(upload.upload_id, file.sha256, 0, chunks())) for file in files]
+        await until(lambda: store._receiving == senders)
+        begin.set()
+        partial = tmp_path / "uploads" / upload.upload_id / "partial"
+        await until(lambda: sum(path.stat().st_size for path in partial.iterdir()) == senders * len(part))
+        enough.set()
+        assert await asyncio.gather(*sending) == [len(part)] * senders
+        assert store._block_bytes() == 1 << 20  # they count no more

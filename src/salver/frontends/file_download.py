@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 import orjson
@@ -13,7 +14,11 @@ from salver.frontends.http import MAX_DIGITS, ClientLeft, Headers, Send, id_head
 
 _RANGE: Final = re.compile(rb"bytes=(\d{0,%d})-(\d{0,%d})" % (MAX_DIGITS, MAX_DIGITS))
 
-Read = Callable[[ArtifactFile, int, int], AsyncIterator[bytes]]
+# Servers hold some messages for a client that is slow to take them, h2corn 32, however large these are.
+_MESSAGE_BYTES: Final = 16 << 10
+_SILENCE: Final = 60.0  # seconds in which a client has to take something
+
+Read = Callable[[ArtifactFile, int, int], AsyncGenerator[bytes]]
 
 
 async def send_file(file: ArtifactFile, read: Read, headers: Headers, send: Send, *, head: bool) -> None:
@@ -27,7 +32,7 @@ async def send_file(file: ArtifactFile, read: Read, headers: Headers, send: Send
         head: only say what would be sent.
 
     Raises:
-        ClientLeft: the client has gone.
+        ClientLeft: the client has gone, or takes nothing.
         SalverError: the file can't be read.
     """
     # The digest names the content: what a client has in part goes on with the same bytes, or not at all.
@@ -50,16 +55,25 @@ async def send_file(file: ArtifactFile, read: Read, headers: Headers, send: Send
     blocks = read(file, start, end)
     # The first block is there before the answer begins: what can't be read is an error, not a broken answer.
     block = b"" if head or start == end else await anext(blocks)
-    left = 0 if head else end - start - len(block)
     try:
         await send({"type": "http.response.start", "status": status, "headers": about})
-        await send({"type": "http.response.body", "body": block, "more_body": left > 0})
-        while left > 0:
+        if head or start == end:
+            await send({"type": "http.response.body", "body": b""})
+            return
+        left = end - start
+        while True:
+            for at in range(0, len(block), _MESSAGE_BYTES):
+                part = block[at : at + _MESSAGE_BYTES]
+                left -= len(part)
+                async with asyncio.timeout(_SILENCE):
+                    await send({"type": "http.response.body", "body": part, "more_body": left > 0})
+            if left <= 0:
+                return
             block = await anext(blocks)
-            left -= len(block)
-            await send({"type": "http.response.body", "body": block, "more_body": left > 0})
-    except OSError:
+    except OSError:  # TimeoutError is one: the client takes nothing
         raise ClientLeft from None
+    finally:
+        await blocks.aclose()
 
 
 def _span(wanted: bytes, size: int) -> tuple[int, int, int]:

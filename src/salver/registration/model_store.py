@@ -5,7 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -46,6 +56,9 @@ _log = logging.getLogger("salver.store")
 CHUNK_BYTES = 4 << 20
 """Bytes of an upload or download that are in memory at a time."""
 
+_LOCAL_BLOCK_BYTES = 256 << 10
+_SMALLEST_BLOCK = 64 << 10
+_RECEIVING_BYTES = 128 << 20  # of all uploads together that are in memory, as far as the smallest blocks allow
 _RECENTLY_USED = 60.0
 _NODE_ALIVE = 10.0
 _QUICK_THREADS = 8
@@ -127,6 +140,7 @@ class ModelStore:
             registry=registry, artifacts=artifacts, uploads=uploads, run=self._run_long, min_age=garbage_age
         )
         self._manifests: dict[str, Manifest] = {}  # of artifacts whose files were asked for lately
+        self._receiving = 0  # requests that send bytes
         # One commit of an upload at a time. A lock lives as long as somebody holds or awaits it.
         self._committing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -186,10 +200,19 @@ class ModelStore:
                 return await self._to_end(self._run_long(appending.__exit__, *error))
 
             stack.push_async_exit(leave)
-            async for block in _blocks(chunks):
+            self._receiving += 1
+            stack.callback(self._received)
+            async for block in _blocks(chunks, self._block_bytes):
                 await self._to_end(self._run(writer.write, block))
         received: int = writer.received
         return received
+
+    def _received(self) -> None:
+        self._receiving -= 1
+
+    def _block_bytes(self) -> int:
+        """What is put together of a file before it is written: less, where many clients send at a time."""
+        return max(_SMALLEST_BLOCK, min(CHUNK_BYTES, _RECEIVING_BYTES // max(1, self._receiving)))
 
     async def commit(self, upload_id: str, *, actor: str) -> ModelVersion:
         """Store an upload's files and register its version, to be probed. Doing it twice does no harm.
@@ -296,12 +319,12 @@ class ModelStore:
                 return file
         raise NotFound(f"version {version.version} of model '{name}' has no file {path[:200]!r}")
 
-    async def read(self, file: ArtifactFile, start: int, end: int) -> AsyncIterator[bytes]:
+    async def read(self, file: ArtifactFile, start: int, end: int) -> AsyncGenerator[bytes]:
         """A file's bytes from ``start`` up to ``end``, in blocks. Raises InvalidArtifact, StoreUnavailable."""
+        # Each of many slow clients has a block in memory. Over a network small ones would take long.
+        size = CHUNK_BYTES if self.artifacts.local_blob(file.sha256) is None else _LOCAL_BLOCK_BYTES
         while start < end:
-            block = await self._run(
-                self.artifacts.read_blob, file.sha256, start=start, end=min(end, start + CHUNK_BYTES)
-            )
+            block = await self._run(self.artifacts.read_blob, file.sha256, start=start, end=min(end, start + size))
             if not block:
                 raise InvalidArtifact(
                     f"{file.path!r} is shorter in the artifact store than it was; push the model again"
@@ -442,7 +465,7 @@ class ModelStore:
         return await asyncio.get_running_loop().run_in_executor(self._transfers, partial(function, *arguments, **more))
 
 
-async def _blocks(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+async def _blocks(chunks: AsyncIterable[bytes], block_bytes: Callable[[], int]) -> AsyncIterator[bytes]:
     """Chunks put together to blocks that are worth a hop to a thread. What came before an error is given, too."""
     waiting: list[bytes] = []
     size = 0
@@ -450,7 +473,7 @@ async def _blocks(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         async for chunk in chunks:
             waiting.append(chunk)
             size += len(chunk)
-            if size >= CHUNK_BYTES:
+            if size >= block_bytes():
                 yield b"".join(waiting)
                 waiting, size = [], 0
     except Exception:
