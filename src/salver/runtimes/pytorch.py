@@ -19,7 +19,7 @@ from salver.core.model import ModelSpec
 from salver.core.request import Parameters
 from salver.core.signature import Signature, TensorSpec
 from salver.core.tensor import Array
-from salver.runtimes import values
+from salver.runtimes import torchscript_code, values
 from salver.runtimes.base import Inputs, LoadedModel, Outputs, Runtime
 from salver.runtimes.detect import CHECKPOINT
 from salver.runtimes.settings import check_options, declare
@@ -85,6 +85,8 @@ class PytorchRuntime(Runtime):
                 "of .pt2 files), which isn't allowed; if you trust the file, set allow_code (--allow-code, or "
                 "SALVER_ALLOW_CODE=1). TorchScript files need no permission"
             )
+        if form == "torchscript" and not self.allow_code:
+            torchscript_code.check_harmless(spec)
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
         try:
