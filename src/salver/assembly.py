@@ -10,6 +10,7 @@ from pathlib import Path
 from salver.batching.resources import Resources
 from salver.cache.devices import gpus
 from salver.cache.eviction import EvictionOrder
+from salver.cache.graph_host import GraphHost
 from salver.cache.memory import ProcessMemory, machine_bytes
 from salver.cache.memory_budget import MemoryBudget
 from salver.cache.model_cache import ModelCache
@@ -24,6 +25,7 @@ from salver.monitoring.logs import log_event
 from salver.registration.model_store import ModelStore
 from salver.registration.probe.limits import ProbeLimits
 from salver.registration.uploads import Uploads
+from salver.runtimes.base import Runtime
 from salver.runtimes.process.launcher import ProcessLauncher
 from salver.runtimes.table import create
 from salver.store.artifacts.artifact_store import ArtifactStore
@@ -46,8 +48,9 @@ def build_engine(settings: ServerSettings, *, embedded: bool = False, store: Mod
     path = settings.repository
     # Who names a Python file means to run it; a folder's content needs permission.
     allow_code = settings.allow_code or (path is not None and path.suffix == ".py" and not path.is_dir())
+    host = GraphHost()
     models = ModelCache(
-        create_runtime=partial(create, allow_code=allow_code),
+        create_runtime=partial(_create_runtime, host=host, allow_code=allow_code),
         emit=events.emit,
         max_queue=settings.max_queue,
         resources=Resources(settings.resources),
@@ -76,7 +79,9 @@ def build_engine(settings: ServerSettings, *, embedded: bool = False, store: Mod
             watch_interval=settings.watch_interval if settings.watch else None,
             on_demand=settings.load == "on_demand",
         )
-    return Engine(models=models, repository=source, max_concurrent_requests=settings.max_concurrent_requests)
+    engine = Engine(models=models, repository=source, max_concurrent_requests=settings.max_concurrent_requests)
+    host.connect(models, predict=engine.predict, stream=engine.stream)
+    return engine
 
 
 def open_store(settings: ServerSettings, *, node_id: str) -> ModelStore:
@@ -123,9 +128,17 @@ def data_folder(settings: ServerSettings) -> Path:
     return (_DATA_FOLDER if "://" in settings.store else Path(settings.store)).expanduser()
 
 
+def _create_runtime(name: str, *, host: GraphHost, allow_code: bool) -> Runtime:
+    if name == "graph":
+        from salver.graph.runtime import GraphRuntime
+
+        return GraphRuntime(host, allow_code=allow_code)
+    return create(name, allow_code=allow_code)
+
+
 def _reservations(settings: ServerSettings) -> Reservations:
     memory = ProcessMemory()
-    budgets = {"cpu": _budget("memory_budget", settings.memory_budget, machine_bytes(), memory.used_bytes)}
+    budgets = {"cpu": _budget("memory_budget", settings.memory_budget, machine_bytes(), memory.used_bytes, memory.look)}
     for device, (size, used) in gpus().items():
         budgets[device] = _budget("device_memory_budget", settings.device_memory_budget, size, used)
     return Reservations(
@@ -136,8 +149,10 @@ def _reservations(settings: ServerSettings) -> Reservations:
     )
 
 
-def _budget(name: str, setting: float, size: int, used: Callable[[], int]) -> MemoryBudget:
+def _budget(
+    name: str, setting: float, size: int, used: Callable[[], int], look: Callable[[], None] | None = None
+) -> MemoryBudget:
     limit = setting if isinstance(setting, int) else int(setting * size)
     if limit <= used():
         raise InvalidConfig(f"'{name}' is {limit} bytes, and the server itself takes {used()} already; give it more")
-    return MemoryBudget(limit, used=used)
+    return MemoryBudget(limit, used=used, look=look)

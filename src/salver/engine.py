@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from time import monotonic, perf_counter_ns
 from typing import Protocol
@@ -14,6 +15,7 @@ from salver.cache.model_cache import ModelCache
 from salver.cache.response_cache import key_bytes, key_of
 from salver.core.errors import DeadlineExceeded, InvalidInput, Overloaded, SalverError, UnknownOutput
 from salver.core.request import InferenceRequest, InferenceResponse
+from salver.core.signature import Signature
 from salver.core.tensor import Array
 from salver.runtimes.instance import INLINE_NS
 
@@ -155,7 +157,7 @@ class Engine:
         statistics.in_flight += 1
         self.in_flight += 1
         try:
-            if self.in_flight > self._limit:
+            if self.in_flight > self._limit and not request.within:
                 raise self._busy()
             signature = loaded.signature
             inputs = signature.check_inputs(request.inputs)
@@ -179,7 +181,7 @@ class Engine:
                 if computed - checked > INLINE_NS and instance is not None:
                     instance.took(computed - checked)
             if asked is not None:
-                outputs = _select(outputs, asked)
+                outputs = _select(outputs, asked, signature)
             response = InferenceResponse(request.model, loaded.spec.version, outputs, request.id)
             statistics.record_success(rows, started, checked, computed, queue_ns, alone)
             return response
@@ -208,7 +210,7 @@ class Engine:
             raise _too_many_rows(loaded, rows)
         assert loaded.instance is not None
         outputs = loaded.instance.run(inputs, asked, request.parameters)
-        selected = outputs if asked is None else _select(outputs, asked)
+        selected = outputs if asked is None else _select(outputs, asked, loaded.signature)
         return InferenceResponse(request.model, loaded.spec.version, selected, request.id)
 
     async def stream(self, request: InferenceRequest) -> AsyncGenerator[InferenceResponse, None]:
@@ -237,19 +239,22 @@ class Engine:
         statistics.in_flight += 1
         self.in_flight += 1
         try:
-            if self.in_flight > self._limit:
+            if self.in_flight > self._limit and not request.within:
                 raise self._busy()
             inputs = loaded.signature.check_inputs(request.inputs)
             asked = request.outputs
             if asked is not None:
                 loaded.signature.check_outputs(asked)
             checked = perf_counter_ns()
-            streaming = loaded.scheduler.stream(
-                inputs, asked, request.parameters, priority=request.priority, deadline=request.deadline
-            )
+            if loaded.composed is not None:
+                streaming = loaded.composed.answers(request, inputs)
+            else:
+                streaming = loaded.scheduler.stream(
+                    inputs, asked, request.parameters, priority=request.priority, deadline=request.deadline
+                )
             async with aclosing(streaming) as parts:
                 async for outputs in parts:
-                    selected = outputs if asked is None else _select(outputs, asked)
+                    selected = outputs if asked is None else _select(outputs, asked, loaded.signature)
                     yield InferenceResponse(request.model, loaded.spec.version, selected, request.id)
             batch_size = loaded.signature.batch_size(inputs)
             statistics.record_success(batch_size, started, checked, perf_counter_ns(), 0, True)
@@ -262,7 +267,7 @@ class Engine:
             loaded.unpin()
 
     async def _ask_elsewhere(self, elsewhere: Elsewhere, request: InferenceRequest) -> InferenceResponse | None:
-        if self.in_flight >= self._limit:
+        if self.in_flight >= self._limit and not request.within:
             raise self._busy()
         self.in_flight += 1
         try:
@@ -272,13 +277,23 @@ class Engine:
 
     async def _load_for(self, request: InferenceRequest) -> LoadedVersion:
         """The version of a request, pinned, which isn't loaded yet. Requests that wait for it count like others."""
-        if self.in_flight >= self._limit:
+        if self.in_flight >= self._limit and not request.within:
             raise self._busy()
         self.in_flight += 1
         try:
             return await self.models.acquire(request.model, request.version, deadline=request.deadline)
         finally:
             self.in_flight -= 1
+
+    async def _compose(self, loaded: LoadedVersion, request: InferenceRequest, inputs: dict[str, Array]) -> Outputs:
+        """The answer of a model that asks others: those have the queues, and it has a bound."""
+        assert loaded.composed is not None
+        most = loaded.scheduler.max_queue
+        if loaded.statistics.in_flight > most:
+            raise Overloaded(
+                f"model {loaded.name!r} works on {most} requests, as many as it may (max_queue); try again later"
+            )
+        return await loaded.composed.answer(request, inputs)
 
     async def _run(
         self, loaded: LoadedVersion, request: InferenceRequest, inputs: dict[str, Array], rows: int
@@ -293,6 +308,8 @@ class Engine:
                 return outputs, 0, True
         if loaded.responses is not None and not request.parameters.get("sequence_id"):
             return await self._cached(loaded, request, inputs, rows), 0, False
+        if loaded.composed is not None:
+            return await self._compose(loaded, request, inputs), 0, True
         outputs, queue_ns = await loaded.scheduler.predict(
             inputs,
             request.outputs,
@@ -315,6 +332,8 @@ class Engine:
 
         # Others may wait for the same answer: one caller's deadline isn't theirs.
         async def run() -> Outputs:
+            if loaded.composed is not None:
+                return await self._compose(loaded, replace(request, deadline=None), inputs)
             outputs, _ = await loaded.scheduler.predict(
                 inputs, request.outputs, request.parameters, rows=rows, priority=request.priority
             )
@@ -352,8 +371,11 @@ def _too_many_rows(loaded: LoadedVersion, rows: int) -> InvalidInput:
     )
 
 
-def _select(outputs: Outputs, asked: Sequence[str]) -> Outputs:
+def _select(outputs: Outputs, asked: Sequence[str], signature: Signature) -> Outputs:
     try:
         return {name: outputs[name] for name in asked}
     except KeyError as error:
+        optional = {spec.name for spec in signature.outputs if spec.optional}
+        if all(name in outputs or name in optional for name in asked):
+            return {name: outputs[name] for name in asked if name in outputs}
         raise UnknownOutput(f"unknown output {error}; the model gave {', '.join(map(repr, outputs))}") from None

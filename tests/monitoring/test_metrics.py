@@ -15,8 +15,9 @@ from small_models import FAILS, GATED, engine_over, request, write_broken, write
 from salver import __version__
 from salver.core.errors import InvalidInput, ModelFailed, Overloaded, UnknownModel
 from salver.engine import Engine
-from salver.monitoring.metrics import METRICS, CacheSnapshot, FailedRequests, Metrics
-from salver.monitoring.statistics import BUCKET_BOUNDS
+from salver.monitoring.metrics import METRICS, CacheSnapshot, FailedRequests, Metrics, ModelSnapshot
+from salver.monitoring.statistics import BUCKET_BOUNDS, ModelStatistics
+from salver.monitoring.step_statistics import StepStatistics
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -52,10 +53,14 @@ async def test_every_metric_is_there_under_its_name_with_its_help(engine: Engine
     failed = FailedRequests()
     failed.add("rest", UnknownModel("x"))
     cache = CacheSnapshot(memory={"cpu": (3, 2, 1)})
-    text = Metrics(engine.models.snapshot, failed, lambda: cache).render().decode()
+    step = StepStatistics("model")
+    step.ok.add(1_000_000)
+    graph = ModelSnapshot("graph", "1", True, 0, ModelStatistics(), steps=[("first", step)])
+    text = Metrics(lambda: [*engine.models.snapshot(), graph], failed, lambda: cache).render().decode()
     for name, meaning in METRICS.items():
         assert f"# HELP {name} {meaning}\n" in text
         assert f"\n{name}" in text
+    assert 'salver_graph_steps_total{model="graph",outcome="ok",step="first",version="1"} 1.0\n' in text
     assert "process_resident_memory_bytes" in text
     assert text.endswith("\n")
 

@@ -113,6 +113,7 @@ class Catalogue:
                         loaded.statistics,
                         waiting=loaded.scheduler.waiting,
                         cached_bytes=0 if loaded.responses is None else loaded.responses.bytes,
+                        steps=() if loaded.composed is None else loaded.composed.step_statistics(),
                     )
             if model.failure:
                 yield ModelSnapshot(model.name, "", False, 0, None)

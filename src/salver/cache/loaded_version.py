@@ -15,7 +15,7 @@ from salver.cache.usage import Usage
 from salver.core.errors import SalverError
 from salver.core.model import ModelSpec
 from salver.monitoring.statistics import ModelStatistics
-from salver.runtimes.base import LoadedModel
+from salver.runtimes.base import ComposedModel, LoadedModel
 from salver.runtimes.instance import Instance
 
 
@@ -29,7 +29,8 @@ class LoadedVersion:
         model: the loaded model; of several copies the first, of one in processes of its own a description.
         executors: its instances.
         instance: the first of them where they are in this process; None where they are in processes of their own.
-        inline: the same, where requests may run on the event loop, past the queue; None where they may not.
+        composed: the model, where it asks other models and takes whole requests, past the queue; else None.
+        inline: ``instance``, where requests may run on the event loop, past the queue; None where they may not.
         max_rows: rows of the largest request.
         scheduler: the queue in front of the instances.
         responses: its response cache, where it has one.
@@ -47,6 +48,7 @@ class LoadedVersion:
         "batch_size_reason",
         "budget",
         "close",
+        "composed",
         "device_budget",
         "executors",
         "idle",
@@ -84,6 +86,7 @@ class LoadedVersion:
         self.model = model
         self.executors = executors
         self.instance = instance
+        self.composed = model if isinstance(model, ComposedModel) else None
         self.inline = instance if responses is None and model.kind == "sync" else None
         self.max_rows: float = math.inf
         if model.signature.batched and spec.scheduling.max_batch_size is not None:

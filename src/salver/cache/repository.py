@@ -44,6 +44,8 @@ class ServedRepository:
         self._listing: Listing | None = None
         self._serving: dict[Key, str] = {}
         self._failed: dict[Key, str] = {}
+        self._waiting_graphs: dict[Key, frozenset[str]] = {}  # those that failed, and the models that they ask
+        self._waits_for: dict[str, frozenset[str]] = {}  # graphs that wait for their models to be loaded
         self._unloaded: set[str] = set()  # by request: watching doesn't bring these back
         # One change of a model at a time. A lock lives as long as somebody holds or awaits it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -196,6 +198,7 @@ class ServedRepository:
 
     async def _load_version(self, entry: ModelEntry, version: VersionEntry, *, now: bool) -> str:
         key = (entry.name, version.version)
+        asks: frozenset[str] = frozenset()
         try:
             # What serves an older state of the files is replaced at once, without a gap.
             if self._on_demand and not now and not entry.config.pinned and key not in self._models.routes:
@@ -204,13 +207,47 @@ class ServedRepository:
                 spec = await self._find(entry, version)
                 if self._on_demand:
                     self._offer(entry, version)
+                if spec.runtime == "graph":
+                    from salver.graph.runtime import asked_models
+
+                    asks = await asyncio.to_thread(asked_models, spec)
+                    await self._wait_for(entry.name, asks)
                 await self._models.load(spec)
         except SalverError as error:
             self._failed[key] = version.fingerprint
+            if asks:
+                self._waiting_graphs[key] = asks
             return f"failed to load '{entry.name}' version {version.version}: {error}"
         self._serving[key] = version.fingerprint
         self._failed.pop(key, None)
+        self._waiting_graphs.pop(key, None)
+        for graph, models in list(self._waiting_graphs.items()):
+            if entry.name in models:  # it may hold now: the next look tries it again
+                self._failed.pop(graph, None)
         return ""
+
+    async def _wait_for(self, graph: str, models: frozenset[str]) -> None:
+        """Wait until the models that a graph asks have been loaded, or have failed to be.
+
+        Of graphs that ask each other, the one that closes the circle doesn't wait: its check says what is wrong.
+        """
+        self._waits_for[graph] = models
+        try:
+            for model in sorted(models):
+                if model in self._locks and not self._is_behind(model, graph):
+                    async with self._lock(model):
+                        pass
+        finally:
+            del self._waits_for[graph]
+
+    def _is_behind(self, model: str, graph: str) -> bool:
+        """Whether a model is, or waits for, a graph."""
+        reached, waiting = {model}, [model]
+        while waiting:
+            more = self._waits_for.get(waiting.pop(), frozenset()) - reached
+            reached |= more
+            waiting += more
+        return graph in reached
 
     def _offer(self, entry: ModelEntry, version: VersionEntry) -> None:
         if version.error:

@@ -25,6 +25,7 @@ class InferenceRequest:
         deadline: when the answer is of no use any more, in seconds of ``time.monotonic``; None where it always is.
         id: the client's own id, echoed in the answer; "" for none.
         forwarded: another server has passed it on, and it is answered here.
+        within: the graphs, by name and version, whose step it is, the outermost first.
     """
 
     model: str
@@ -36,6 +37,7 @@ class InferenceRequest:
     priority: int = 0
     deadline: float | None = None
     forwarded: bool = False
+    within: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True)

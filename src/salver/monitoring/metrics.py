@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
@@ -12,7 +12,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from salver.monitoring.statistics import BUCKET_BOUNDS, ModelStatistics
+from salver.monitoring.statistics import BUCKET_BOUNDS, LatencyHistogram, ModelStatistics
+from salver.monitoring.step_statistics import StepStatistics
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -42,6 +43,9 @@ METRICS = {
     "salver_memory_used_bytes": "Memory that the server is seen to have on a device.",
     "salver_model_ready": "1 for each model version that answers requests, 0 for each that should and can't.",
     "salver_model_memory_bytes": "Memory that a model version takes, as its runtime tells.",
+    "salver_graph_step_duration_seconds": "Time that the runs of a graph's step took which gave outputs.",
+    "salver_graph_steps_total": "Runs of a graph's step, by outcome: ok, failed, fallback or skipped.",
+    "salver_graph_step_retries_total": "Runs of a graph's step that were tried once more.",
     "salver_failed_requests_total": "Requests that a front end answered with an error, by the error's class.",
 }
 """Every metric's name and meaning."""
@@ -69,6 +73,7 @@ class ModelSnapshot:
         statistics: its counters; None where it isn't loaded.
         waiting: requests in its queue.
         cached_bytes: what its response cache takes.
+        steps: the counters of a graph's steps, by name; none of a model.
     """
 
     name: str
@@ -78,6 +83,7 @@ class ModelSnapshot:
     statistics: ModelStatistics | None
     waiting: int = 0
     cached_bytes: int = 0
+    steps: Sequence[tuple[str, StepStatistics]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,16 +180,45 @@ class Metrics(Collector):
             for name, read in _COUNTERS.items():
                 counters[name].add_metric(labels, read(statistics))
             for outcome, histogram in list(statistics.histograms.items()):
-                buckets, total = [], 0
-                for bound, count in zip((*map(str, BUCKET_BOUNDS), "+Inf"), histogram.buckets, strict=True):
-                    total += count
-                    buckets.append((bound, total))
-                durations.add_metric([*labels, outcome], buckets, histogram.ns / 1e9)
+                durations.add_metric([*labels, outcome], _buckets(histogram), histogram.ns / 1e9)
         failed = _counter("salver_failed_requests_total", ("front_end", "error"))
         for (front_end, error), count in list(self._failed.counts.items()):
             failed.add_metric([front_end, error], count)
         yield from _cache_metrics(self._cache())
+        yield from _step_metrics(snapshots)
         yield from (ready, memory, in_flight, waiting, cached, *counters.values(), durations, failed)
+
+
+def _step_metrics(snapshots: Iterable[ModelSnapshot]) -> Iterator[Metric]:
+    labels = (*_LABELS, "step")
+    name = "salver_graph_step_duration_seconds"
+    durations = HistogramMetricFamily(name, METRICS[name], labels=labels)
+    runs = _counter("salver_graph_steps_total", (*labels, "outcome"))
+    retries = _counter("salver_graph_step_retries_total", labels)
+    for model in snapshots:
+        for step, counted in model.steps:
+            values = [model.name, model.version, step]
+            ok = sum(counted.ok.buckets)
+            durations.add_metric(values, _buckets(counted.ok), counted.ok.ns / 1e9)
+            retries.add_metric(values, counted.retries)
+            for outcome, count in (
+                ("ok", ok - counted.fallbacks),
+                ("failed", counted.failed),
+                ("fallback", counted.fallbacks),
+                ("skipped", counted.skipped),
+            ):
+                runs.add_metric([*values, outcome], count)
+    yield from (durations, runs, retries)
+
+
+def _buckets(histogram: LatencyHistogram) -> list[tuple[str, float]]:
+    """The buckets as Prometheus has them: each counts what is in those before it, too."""
+    buckets: list[tuple[str, float]] = []
+    total = 0
+    for bound, count in zip((*map(str, BUCKET_BOUNDS), "+Inf"), histogram.buckets, strict=True):
+        total += count
+        buckets.append((bound, total))
+    return buckets
 
 
 def _cache_metrics(cache: CacheSnapshot) -> Iterator[Metric]:

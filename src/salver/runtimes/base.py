@@ -6,13 +6,14 @@ To add a runtime, subclass both, and name the runtime in the entry-point group `
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from typing import ClassVar, Literal, TypeAlias
 
 from salver.core.model import ModelSpec
-from salver.core.request import Parameters
+from salver.core.request import InferenceRequest, Parameters
 from salver.core.signature import Signature
 from salver.core.tensor import Array
+from salver.monitoring.step_statistics import StepStatistics
 
 Inputs: TypeAlias = dict[str, Array]
 Outputs: TypeAlias = dict[str, Array]
@@ -70,6 +71,60 @@ class LoadedModel(ABC):
 
     def close(self) -> None:  # noqa: B027  most models have nothing to do here
         """Give back what the model holds. It is not called while a request uses the model, and nothing is after it."""
+
+
+class ComposedModel(LoadedModel):
+    """A model that asks other models of its node for what it answers.
+
+    It is handed whole requests, on the event loop, and past a queue: those that it asks have queues of their own.
+    """
+
+    platform = "salver_graph"
+
+    @abstractmethod
+    async def connect(self) -> None:
+        """Find the models that it asks; its signature is known then. Called once, before the first request.
+
+        Raises:
+            LoadError: one isn't there, or doesn't fit.
+        """
+
+    @abstractmethod
+    async def disconnect(self) -> None:
+        """Give back what :meth:`connect` has loaded. Called once, after the last request."""
+
+    @abstractmethod
+    def step_statistics(self) -> Sequence[tuple[str, StepStatistics]]:
+        """The counters of its steps, by their names."""
+
+    @abstractmethod
+    def check_change(self, name: str, leads_here: Callable[[str], bool], signature: Signature) -> None:
+        """Whether it still works where a model that it asks gets another signature.
+
+        Args:
+            name: the model's.
+            leads_here: tells of a version, label or alias of it ("" for none) whether it leads to what has changed.
+            signature: the new one.
+
+        Raises:
+            InvalidConfig: it doesn't, and why.
+        """
+
+    @abstractmethod
+    async def answer(self, request: InferenceRequest, inputs: Inputs) -> Outputs:
+        """Answer a request.
+
+        Args:
+            request: what the client sent.
+            inputs: its inputs, which have been checked against the signature.
+
+        Raises:
+            SalverError: what is wrong with it, or with a model that was asked.
+        """
+
+    @abstractmethod
+    def answers(self, request: InferenceRequest, inputs: Inputs) -> AsyncGenerator[Outputs, None]:
+        """The same with one answer after another (kind "async_stream")."""
 
 
 class Runtime(ABC):

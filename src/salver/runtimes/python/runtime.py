@@ -41,7 +41,8 @@ class PythonRuntime(Runtime):
     model is unloaded. ``predict`` may be sync, async, or a generator of either kind.
 
     Options: ``requirements`` (pip requirement strings that must be installed), ``max_concurrency`` (calls of a sync
-    ``predict`` that may run at once; 1 by default, since few models are thread-safe).
+    ``predict`` that may run at once; 1 by default, since few models are thread-safe), ``entry`` (the name of the class,
+    or of a function that is called as ``predict`` is).
     """
 
     name = "python"
@@ -53,7 +54,7 @@ class PythonRuntime(Runtime):
                 f"model {spec.name!r}: loading {spec.path} runs the code in it, which isn't allowed; if you trust it, "
                 "set allow_code (--allow-code, or SALVER_ALLOW_CODE=1)"
             )
-        options = check_options(spec, ("requirements", "max_concurrency"))
+        options = check_options(spec, ("requirements", "max_concurrency", "entry"))
         max_concurrency = options.get("max_concurrency", 1)
         if not isinstance(max_concurrency, int) or max_concurrency < 1:
             raise InvalidConfig(
@@ -70,7 +71,7 @@ class PythonRuntime(Runtime):
         package = ModelPackage(spec.name, file)
         device = "cpu" if gpu is None else f"cuda:{gpu}"
         try:
-            model = _make(spec, package, device)
+            model = _make(spec, package, device, options.get("entry"))
             predict = inspect_predict(model.predict, f"model {spec.name!r}: predict in {file}")
             return _PythonModel(spec, package, model, predict, device, max_concurrency)
         except BaseException:
@@ -78,9 +79,18 @@ class PythonRuntime(Runtime):
             raise
 
 
-def _make(spec: ModelSpec, package: ModelPackage, device: str) -> Any:
-    """An object of the model's class, loaded."""
-    model_class = _model_class(spec, package)
+class _FunctionModel:
+    """A function in place of a model."""
+
+    def __init__(self, function: Any) -> None:
+        self.predict = function
+
+
+def _make(spec: ModelSpec, package: ModelPackage, device: str, entry: object) -> Any:
+    """An object of the model's class, loaded; or its function."""
+    model_class = _model_class(spec, package) if entry is None else _entry(spec, package, str(entry))
+    if inspect.isroutine(model_class):
+        return _FunctionModel(model_class)
     stage = f"{model_class.__name__}() failed"
     try:
         model = model_class()
@@ -91,6 +101,16 @@ def _make(spec: ModelSpec, package: ModelPackage, device: str) -> Any:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - explain raises
         package.explain(error, stage)
     return model
+
+
+def _entry(spec: ModelSpec, package: ModelPackage, name: str) -> Any:
+    """The class or function of a name."""
+    module = package.module
+    found = getattr(module, name, None)
+    if inspect.isroutine(found) or (inspect.isclass(found) and callable(getattr(found, "predict", None))):
+        return found
+    what = "has no" if found is None else "has, but it is neither a function nor a class with a method predict:"
+    raise InvalidArtifact(f"model {spec.name!r}: {module.__file__} {what} {name}")
 
 
 def _model_class(spec: ModelSpec, package: ModelPackage) -> Any:
