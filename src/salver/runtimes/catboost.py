@@ -11,6 +11,7 @@ from salver.core.errors import InvalidArtifact, InvalidConfig, InvalidInput
 from salver.core.model import ModelSpec
 from salver.core.signature import TensorSpec
 from salver.core.tensor import Array
+from salver.runtimes import catboost_file
 from salver.runtimes.base import Inputs, LoadedModel, Runtime
 from salver.runtimes.boosting import (
     INPUT,
@@ -27,8 +28,6 @@ from salver.runtimes.boosting import (
 from salver.runtimes.renaming import NAMES, renamed
 from salver.runtimes.settings import check_options
 from salver.runtimes.values import read_text_list
-
-_MAGIC = b"CBM1"
 
 
 class CatboostRuntime(Runtime):
@@ -52,17 +51,18 @@ class CatboostRuntime(Runtime):
         """Load a CatBoost model; see :meth:`Runtime.load`."""
         check_options(spec, (NAMES,))
         threads = check_placement(spec, "CatBoost")
-        with spec.path.open("rb") as file:
-            if file.read(len(_MAGIC)) != _MAGIC:
-                raise InvalidArtifact(
-                    f"model {spec.name!r}: {spec.path} is no CatBoost model, as save_model(file) writes it; "
-                    "other formats than cbm (json, onnx, python) aren't read here"
-                )
+        content = spec.path.read_bytes()
+        if not content.startswith(catboost_file.MAGIC):
+            raise InvalidArtifact(
+                f"model {spec.name!r}: {spec.path} is no CatBoost model, as save_model(file) writes it; "
+                "other formats than cbm (json, onnx, python) aren't read here"
+            )
         try:
+            catboost_file.check(content)
             model = catboost.CatBoost()
-            model.load_model(str(spec.path), format="cbm")
+            model.load_model(blob=content)  # what was looked through, whatever becomes of the file
             return renamed(spec, _CatboostModel(spec, model, threads))
-        except (catboost.CatBoostError, ValueError, KeyError) as error:
+        except (catboost_file.Malformed, catboost.CatBoostError, ValueError, KeyError) as error:
             raise corrupt(spec, "CatBoost", error) from error
 
 
