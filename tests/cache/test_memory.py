@@ -49,6 +49,32 @@ def test_what_is_taken_and_given_back_is_seen() -> None:
     assert memory.spare_bytes() < 5 << 20
 
 
+def test_what_the_allocator_says_is_kept_for_a_moment_unless_it_has_to_be_exact() -> None:
+    clock = [0.0]
+    memory = ProcessMemory(keep_seconds=0.1, now=lambda: clock[0])
+    # Small pieces, between others that stay: freed, they are the allocator's, and nothing goes back to the system.
+    pieces = [bytes(1000 + number % 7) for number in range(40_000)]
+    kept = pieces[::2]
+    memory.look()
+    taken = memory.spare_bytes()
+    del pieces
+    assert memory.spare_bytes() == taken
+    clock[0] = 0.09
+    assert memory.spare_bytes() == taken
+    clock[0] = 0.11
+    freed = memory.spare_bytes() - taken
+    assert freed > 10_000_000
+    assert len(kept) == 20_000
+
+
+def test_memory_that_grows_is_seen_at_once() -> None:
+    memory = ProcessMemory(now=lambda: 0.0)
+    before = memory.used_bytes()
+    taken = bytearray(os.urandom(1 << 20) * 64)
+    assert 50 << 20 < memory.used_bytes() - before < 80 << 20
+    assert len(taken) == 64 << 20
+
+
 class Seen:
     """A process with a memory that tests set."""
 
@@ -82,6 +108,26 @@ def test_what_nobody_accounts_for_is_seen() -> None:
     assert budget.room() == 60  # 5% of slack
     seen.used = 1300
     assert budget.room() < 0
+
+
+def test_another_look_is_taken_before_what_is_only_seen_is_held_against_a_load() -> None:
+    looks: list[int] = []
+    seen = Seen()
+
+    def look() -> None:
+        looks.append(seen.used)
+        seen.used = 200
+
+    budget = MemoryBudget(1000, used=lambda: seen.used, look=look)
+    budget.charge(budget.reserve(100), 100, outside=False)
+    assert budget.lacking(100) < 0
+    assert looks == []
+    seen.used = 990  # as it was a moment ago
+    assert budget.lacking(100) < 0
+    assert looks == [990]
+    budget.reserve(750)
+    assert budget.lacking(100) > 0  # whatever is seen
+    assert looks == [990]
 
 
 def test_what_is_measured_wrong_is_corrected() -> None:

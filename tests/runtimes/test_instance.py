@@ -26,6 +26,7 @@ from salver.core.signature import Signature, TensorSpec
 from salver.monitoring.statistics import ModelStatistics
 from salver.runtimes.base import Inputs, Kind, LoadedModel, Outputs
 from salver.runtimes.instance import INLINE_NS
+from salver.runtimes.workers import SharedWorkers
 
 X: Inputs = {"x": np.zeros(4, np.float32)}
 SOON = 10.0
@@ -154,7 +155,7 @@ async def test_a_sync_model_runs_on_a_thread_in_the_callers_context() -> None:
     outputs, queue_ns = await instance.predict(X, None, {})
     assert outputs is X
     assert 0 <= queue_ns < SOON * 1e9
-    assert seen == ["salver-m-0", "somebody"]
+    assert seen in (["salver-m-0", "somebody"], ["salver-m-1", "somebody"])
     assert instance.isolation == "thread"
     await instance.close()
 
@@ -264,6 +265,39 @@ async def test_threads_end_with_the_instance() -> None:
     for thread in threads:
         thread.join(SOON)
         assert not thread.is_alive()
+
+
+async def test_what_isnt_thread_safe_has_threads_of_its_own() -> None:
+    shared = SharedWorkers(name="salver-common")
+    names: list[str] = []
+
+    def predict(inputs: Inputs) -> Outputs:
+        names.append(threading.current_thread().name)
+        return inputs
+
+    spec = ModelSpec("own", "1", Path(), "test")
+    models = [Model(predict), Model(predict, max_concurrency=1)]
+    instances = [make_instances(spec, [model], 1000, shared)[0] for model in models]
+    for instance in instances * 2:
+        await instance.start(X, None, {})
+    assert names == ["salver-common-0", "salver-own-0"] * 2
+    for instance in instances:
+        assert await instance.close(SOON)
+    shared.end()
+
+
+async def test_a_model_that_reads_texts_is_warmed_up_once() -> None:
+    calls: list[Inputs] = []
+
+    def predict(inputs: Inputs) -> Outputs:
+        calls.append(inputs)
+        return inputs
+
+    instance = Instance(Model(predict, may_run_inline=True), name="m")
+    await instance.warm_up({"x": np.array([b"text"], object)})
+    assert len(calls) == 1
+    assert instance.isolation == "thread"
+    await instance.close(within=SOON)
 
 
 @pytest.mark.parametrize("isolation", ["thread", "inline"])

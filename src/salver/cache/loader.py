@@ -23,7 +23,7 @@ from salver.runtimes.base import LoadedModel, Runtime
 from salver.runtimes.instance import Instance
 from salver.runtimes.process.launcher import ProcessLauncher
 from salver.runtimes.table import carries_code
-from salver.runtimes.workers import Workers
+from salver.runtimes.workers import SharedWorkers, Workers
 
 _CLOSE_SECONDS = 30.0
 
@@ -73,6 +73,8 @@ class Loader:
         self._allow_code = allow_code
         self._measuring = asyncio.Lock() if batches else None
         self._workers = Workers(concurrent_loads, name="salver-load")
+        # What frameworks keep by thread (their number of threads, for one) doesn't meet models of another kind.
+        self._shared: dict[tuple[str, int | None], SharedWorkers] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._abandoned: WeakSet[asyncio.Task[None]] = WeakSet()  # of those, the ones that wait for a load to end
 
@@ -103,7 +105,8 @@ class Loader:
                     copy, more = await self._load_model(spec)
                     models.append(copy)
                     memory_bytes += more
-                instances = make_instances(spec, models, spec.scheduling.max_queue or self._max_queue)
+                max_queue = spec.scheduling.max_queue or self._max_queue
+                instances = make_instances(spec, models, max_queue, self._threads(spec))
                 executors, instance = instances, instances[0]
             loaded = await prepare(
                 spec,
@@ -145,8 +148,16 @@ class Loader:
         for task in self._closing:
             task.cancel()
         self._workers.stop()
+        for threads in self._shared.values():
+            threads.end()
         if self._processes is not None:
             await self._processes.close()
+
+    def _threads(self, spec: ModelSpec) -> SharedWorkers:
+        key = (spec.runtime, spec.threads)
+        if key not in self._shared:
+            self._shared[key] = SharedWorkers(name=f"salver-{spec.runtime}")
+        return self._shared[key]
 
     async def _load_processes(
         self, spec: ModelSpec, statistics: ModelStatistics

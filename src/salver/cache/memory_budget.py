@@ -45,11 +45,13 @@ class MemoryBudget:
 
     Args:
         limit: bytes.
-        used: what this process has of the device's memory now, in bytes.
+        used: what this process has of the device's memory, in bytes; it may be some moments old.
+        look: has ``used`` tell what is so now; None where it always does.
     """
 
-    def __init__(self, limit: int, *, used: Callable[[], int]) -> None:
+    def __init__(self, limit: int, *, used: Callable[[], int], look: Callable[[], None] | None = None) -> None:
         self.limit = limit
+        self.look = _always_exact if look is None else look
         self._used = used
         self._inside = 0
         self._outside = 0
@@ -107,11 +109,29 @@ class MemoryBudget:
         """Bytes that are left; negative where more is taken than should be."""
         return self.limit - self.taken_bytes()
 
+    def lacking(self, need: int) -> int:
+        """Bytes that are missing for a load of so many; 0 or less where there is room.
+
+        Where more is seen in the process than it should have, another look is taken: it may be given back by now.
+        """
+        accounted, seen = self._accounted(), self._seen()
+        if need > self.limit - self._outside - max(accounted, seen) and seen > accounted:
+            self.look()
+            seen = self._seen()
+        return need - (self.limit - self._outside - max(accounted, seen))
+
     def taken_bytes(self) -> int:
         """What is spoken for."""
+        return max(self._accounted(), self._seen()) + self._outside
+
+    def _accounted(self) -> int:
+        """What this process should have: what it had before, what its versions take, and what loads have reserved."""
         base = self._base if self._base is not None else self._used()
-        inside = base + self._factor * (self._inside - self._reserved) + self._reserved
-        return max(int(inside), self._used() - int(self.limit * _SLACK)) + self._outside
+        return int(base + self._factor * (self._inside - self._reserved) + self._reserved)
+
+    def _seen(self) -> int:
+        """What this process is seen to have, beyond what requests may take for a while."""
+        return self._used() - int(self.limit * _SLACK)
 
     def _correct(self) -> None:
         """Learn by what factor the loaded versions take more or less than they were measured to."""
@@ -140,3 +160,7 @@ class MemoryBudget:
             self._tenants[reservation.tenant] += size
             if not self._tenants[reservation.tenant]:
                 del self._tenants[reservation.tenant]
+
+
+def _always_exact() -> None:
+    """Nothing is kept that would have to be read again."""

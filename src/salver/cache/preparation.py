@@ -24,6 +24,7 @@ from salver.runtimes.instance import Instance
 from salver.runtimes.settings import cores
 from salver.runtimes.warm_up import probing, synthetic_inputs
 from salver.runtimes.warm_up_requests import warm_up_inputs
+from salver.runtimes.workers import Threads
 
 _PROBE_SECONDS = 0.3
 _LONGEST_PROBE_SECONDS = 30.0
@@ -62,7 +63,9 @@ def copies(spec: ModelSpec, model: LoadedModel) -> int:
     return spec.scheduling.instances or 1
 
 
-def make_instances(spec: ModelSpec, models: Sequence[LoadedModel], max_queue: int) -> list[Instance]:
+def make_instances(
+    spec: ModelSpec, models: Sequence[LoadedModel], max_queue: int, threads: Threads | None = None
+) -> list[Instance]:
     """The instances of a model in this process; one object stands for all those of a thread-safe model."""
     model = models[0]
     if model.kind in ("async", "async_stream"):
@@ -72,7 +75,9 @@ def make_instances(spec: ModelSpec, models: Sequence[LoadedModel], max_queue: in
         capacity = spec.scheduling.instances or max(1, cores() // model.threads)
     else:
         capacity = model.max_concurrency
-    return [Instance(each, name=spec.name, isolation=spec.isolation, capacity=capacity) for each in models]
+    return [
+        Instance(each, name=spec.name, isolation=spec.isolation, capacity=capacity, threads=threads) for each in models
+    ]
 
 
 async def prepare(

@@ -185,7 +185,7 @@ class Reservations:
                     _log.exception("looking after the memory budget failed")
 
     async def _balance(self, device: str, budget: MemoryBudget) -> None:
-        if budget.loads or budget.room() >= 0:
+        if budget.loads or budget.lacking(0) <= 0:
             return
         async with self._turns[device]:
             await self._trim()
@@ -226,7 +226,7 @@ class Reservations:
         is_trimmed = False
         while True:
             over_share = budget.tenant_bytes(tenant) + need - share
-            missing = need - budget.room()
+            missing = budget.lacking(need)
             if over_share <= 0 and missing <= 0:
                 return True
             if over_share > 0:
@@ -310,7 +310,7 @@ class Reservations:
                 self.note(loaded, reason)
                 closing.append(self.evict(loaded, reason))
         await asyncio.gather(*closing)
-        await self._trim_if_worth_it()
+        await self._trim_if_worth_it(freed=sum(usage.size for usage in victims))
 
     def note(self, loaded: LoadedVersion, reason: str) -> None:
         """Keep a record of an eviction."""
@@ -319,9 +319,13 @@ class Reservations:
         freed = loaded.usage.size
         self.records.append(EvictionRecord(loaded.name, loaded.version, time.time(), reason, freed, idle))
 
-    async def _trim_if_worth_it(self) -> None:
-        limit = self.budgets["cpu"].limit if "cpu" in self.budgets else 0
-        if self._memory is not None and self._memory.spare_bytes() > limit * _TRIM_PART:
+    async def _trim_if_worth_it(self, *, freed: int) -> None:
+        if self._memory is None:
+            return
+        worth_it = _TRIM_PART * (self.budgets["cpu"].limit if "cpu" in self.budgets else 0)
+        if freed > worth_it:
+            self._memory.look()
+        if self._memory.spare_bytes() > worth_it:
             await self._trim()
 
     async def _trim(self) -> None:
@@ -359,9 +363,11 @@ class Reserved:
         self._before = 0
         self._loads_begun = 0
         if budget is not None:
-            self._before = budget.seen_bytes()
             self._loads_begun = budget.loads_begun
             self._alone = budget.loads == 1
+            if self._alone:
+                budget.look()
+            self._before = budget.seen_bytes()
 
     def settle(self, loaded: LoadedVersion, seconds: float, offer: Offer | None) -> None:
         """The version is loaded: from now on it counts for what it was measured to take."""
@@ -396,10 +402,11 @@ class Reserved:
         told = loaded.memory_bytes
         if outside:
             return told
-        grown = self._budget.seen_bytes() - self._before
-        alone = self._alone and self._budget.loads_begun == self._loads_begun
-        if alone and grown <= max(4 * self._reservation.size, 4 * told):
-            return max(told, grown)
+        if self._alone and self._budget.loads_begun == self._loads_begun:
+            self._budget.look()
+            grown = self._budget.seen_bytes() - self._before
+            if grown <= max(4 * self._reservation.size, 4 * told):
+                return max(told, grown)
         return max(told, 0 if self._spec.measured is None else self._spec.measured.memory_bytes)
 
 

@@ -16,7 +16,7 @@ from salver.core.model import Isolation
 from salver.core.request import Parameters
 from salver.runtimes.base import Inputs, LoadedModel, Outputs
 from salver.runtimes.warm_up import probing
-from salver.runtimes.workers import Workers
+from salver.runtimes.workers import Threads, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +36,11 @@ class Instance:
     Args:
         model: what to run.
         name: names it in errors and logs.
-        isolation: "inline" runs a sync model on the event loop, "thread" on threads of its own. "auto" is "thread"
+        isolation: "inline" runs a sync model on the event loop, "thread" on threads. "auto" is "thread"
             until :meth:`warm_up` has found a model that may run inline to be fast enough; it goes back to "thread" for
             inputs much larger than the ones measured, and for good where the model turns out to take longer.
         capacity: executions that it takes at a time.
+        threads: shared with other models, for one that is thread-safe; None for threads of its own.
 
     Async models run on the event loop whatever ``isolation`` says.
 
@@ -52,7 +53,15 @@ class Instance:
     failure: SalverError | None = None
     generation = 0
 
-    def __init__(self, model: LoadedModel, *, name: str, isolation: Isolation = "auto", capacity: int = 1) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        *,
+        name: str,
+        isolation: Isolation = "auto",
+        capacity: int = 1,
+        threads: Threads | None = None,
+    ) -> None:
         self.capacity = capacity
         self._model = model
         self._name = name
@@ -69,7 +78,11 @@ class Instance:
         self._used = 0
         self._listeners: list[Callable[[], None]] = []
         self._all_free: asyncio.Event | None = None
-        self._workers = Workers(capacity, name=f"salver-{name}") if not self._is_async else None
+        self._workers: Threads | None = None
+        if not self._is_async:
+            # What isn't thread-safe may mind which thread it runs on.
+            is_shared = threads is not None and model.max_concurrency is None
+            self._workers = threads if is_shared else Workers(capacity, name=f"salver-{name}")
 
     @property
     def isolation(self) -> Literal["inline", "thread"]:
@@ -172,19 +185,24 @@ class Instance:
     async def warm_up(self, inputs: Inputs) -> float | None:
         """Run a model that may run inline a few times, and decide where it runs.
 
-        Returns the median of its times in seconds; None for models that have to run on threads whatever their time, and
-        for those that fail on these inputs (synthetic ones may make no sense to them).
+        Returns the median of its times in seconds; None for models that have to run on threads whatever their time
+        (those that read texts are run once, all the same), and for those that fail on these inputs (synthetic ones may
+        make no sense to them).
         """
         if self._workers is None or not self._model.may_run_inline or self._kind != "sync":
             return None
         self._used += 1
         try:
+            if _holds_text(inputs):  # however fast it is with this one, others are longer
+                once = partial(self._call, inputs, None, {})
+                await asyncio.shield(self._workers.start(once, ended=self._release))
+                return None
             measuring = self._workers.start(partial(self._measure, inputs), ended=self._release)
             measured = await asyncio.shield(measuring)
         except Exception as error:  # noqa: BLE001 - a probe, whose failure says nothing about real inputs
             logger.debug("model %r can't be warmed up: %s", self._name, error)
             return None
-        if self._measured and measured < INLINE_NS and not _holds_text(inputs):
+        if self._measured and measured < INLINE_NS:
             self._inline = True
             self._inline_bytes = max(4 * sum(array.nbytes for array in inputs.values()), _SMALL_BYTES)
         return measured / 1e9
@@ -284,7 +302,7 @@ class Instance:
 class _Steps:
     """A sync model's stream, run step by step on threads. Its slot is given back when its generator is closed."""
 
-    def __init__(self, begin: Callable[[], Iterator[Outputs]], workers: Workers, release: Callable[[], None]) -> None:
+    def __init__(self, begin: Callable[[], Iterator[Outputs]], workers: Threads, release: Callable[[], None]) -> None:
         self._begin = begin
         self._workers = workers
         self._release = release
