@@ -22,6 +22,8 @@ from salver.core.registry import VersionMetadata
 from salver.frontends import file_download
 from salver.frontends.file_download import send_file
 from salver.frontends.http import ClientLeft
+from salver.frontends.management_api import ManagementApp
+from salver.monitoring.metrics import FailedRequests
 from salver.registration import model_store
 from salver.store.artifacts.describe import describe
 from salver.wire.model_store_json import encode_manifest
@@ -91,6 +93,23 @@ async def test_too_many_files_are_refused(tmp_path: Path) -> None:
         refused = await begin(management_app(store), *files)
         assert refused.status == 400
         assert f"{MAX_FILES} are allowed" in refused.error
+
+
+async def test_a_document_of_very_many_values_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        app = ManagementApp(store, max_request_bytes=1 << 30, failed=FailedRequests())
+        for part in (b"[],", b"0,", b'{"a":1},'):
+            refused = await call(app, "POST", "/api/v1/models/m/versions", b'{"files":[' + part * 600_000)
+            assert refused.status == 400
+            assert "more than 500000 values" in refused.error
+
+
+async def test_a_push_of_as_many_files_as_may_be(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        app = ManagementApp(store, max_request_bytes=1 << 30, failed=FailedRequests())
+        files = [{"path": f"{each}", "size": 1, "sha256": f"{each:064x}"} for each in range(MAX_FILES)]
+        begun = (await begin(app, *files)).json()
+        assert len(begun["missing"]) == MAX_FILES
 
 
 # Clients who are slow

@@ -17,6 +17,7 @@ from salver.core.errors import (
     InvalidRequest,
     MalformedBody,
     MethodNotAllowed,
+    RequestTooLarge,
     UnknownRoute,
 )
 from salver.core.registry import ModelVersion, VersionState
@@ -50,6 +51,8 @@ _SILENCE: Final = 60.0  # seconds that the sender of a file may pause
 _DRAINED: Final = 64 << 20  # bytes of a refused request that are taken nevertheless
 _DRAIN_SECONDS: Final = 10.0
 _MAX_QUERY: Final = 8192
+_MAX_VALUES: Final = 500_000  # in a document: many more than 20,000 files have, and not enough to fill the memory
+_MANY_FILES: Final = 1000  # whose list is put together on a thread
 _MAX_ACTOR: Final = 128
 _MAX_VERSION: Final = 64
 
@@ -258,11 +261,15 @@ class ManagementApp:
         body = await self._body(call)
         version, manifest, metadata = await _off_loop(body, lambda text: decode_push(parse(text)))
         upload, missing = await self._store.begin_push(name, version, manifest, metadata)
-        await call.answer(_upload(upload, missing))
+        await self._answer_upload(call, upload, missing)
 
     async def _upload(self, call: Call) -> None:
         _known(call.query)
-        await call.answer(_upload(*await self._store.upload(*call.arguments)))
+        await self._answer_upload(call, *await self._store.upload(*call.arguments))
+
+    async def _answer_upload(self, call: Call, upload: Upload, missing: list[Missing]) -> None:
+        many = len(upload.manifest.files) > _MANY_FILES
+        await call.answer(await asyncio.to_thread(_upload, upload, missing) if many else _upload(upload, missing))
 
     async def _receive(self, call: Call) -> None:
         upload_id, sha256 = call.arguments
@@ -306,7 +313,11 @@ class ManagementApp:
     async def _body(self, call: Call) -> bytes:
         if b"content-encoding" in call.headers:
             raise InvalidRequest("bodies of the management API are sent without Content-Encoding")
-        return await read_body(call.receive, call.headers, limit=self._limit)
+        body = await read_body(call.receive, call.headers, limit=self._limit)
+        # A value takes two bytes of the body and dozens of memory, and parsing holds up all else.
+        if body.count(b",") > _MAX_VALUES or body.count(b"[") > _MAX_VALUES:
+            raise RequestTooLarge(f"the document has more than {_MAX_VALUES} values, which nothing here needs")
+        return body
 
     async def _object(self, call: Call, *keys: str) -> dict[str, Any]:
         document = await _off_loop(await self._body(call), parse)
