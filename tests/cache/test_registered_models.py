@@ -6,23 +6,26 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from gates import until
+from gates import Gate, until
 from small_models import write_broken, write_onnx
 
+from salver.cache import registered_models
 from salver.cache.memory_budget import MemoryBudget
 from salver.cache.model_cache import ModelCache
 from salver.cache.registered_models import RegisteredModels
 from salver.cache.reservations import Reservations
 from salver.core.errors import ModelUnavailable, SalverError, StoreUnavailable, UnknownModel
-from salver.core.model import ModelState
+from salver.core.model import ModelSpec, ModelState
 from salver.core.registry import ModelVersion, Probe, RegistryChanges
 from salver.core.signature import Signature, TensorSpec
 from salver.runtimes.table import create
 from salver.store.artifacts.artifact_store import ArtifactStore
 from salver.store.artifacts.disk_cache import DiskCache
+from salver.store.registered import spec_of
 from salver.store.registry.registry import Registry
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "FP32", (-1, 2)),), True)
@@ -198,3 +201,54 @@ async def test_a_version_whose_artifact_is_gone_says_so(store: Store) -> None:
     await store.source.start()
     with pytest.raises(SalverError, match="000000"):
         await store.ask("a")
+
+
+async def test_downloads_that_are_slow_keep_no_other_models_waiting(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"far{number}" for number in range(5)]
+    for number, name in enumerate(names):
+        store.push(name, factor=float(number))
+    store.push("near", factor=9.0)
+    await store.source.start()
+    assert await store.ask("near") == 9.0
+    assert await store.models.evict("near", "1")
+    network, fetch = Gate("network"), store.disk.fetch
+
+    def slow(digest: str) -> Path:
+        network.arrive()
+        return fetch(digest)
+
+    monkeypatch.setattr(store.disk, "fetch", slow)
+    asking = [asyncio.create_task(store.ask(name)) for name in names]
+    for _ in range(4):  # as many as may be downloaded side by side, and as many as may be loaded
+        await network.reached_async()
+    assert await store.ask("near") == 9.0
+    assert not any(task.done() for task in asking)
+    asking[4].cancel()  # before its download has begun
+    network.open()
+    assert await asyncio.gather(*asking[:4]) == [0.0, 1.0, 2.0, 3.0]
+    await until(lambda: store.models.loading() == [])
+    assert "far4" not in [loaded.name for loaded in store.models.loaded()]
+
+
+async def test_a_versions_files_are_looked_through_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    def counted(version: ModelVersion, folder: Path, **more: Any) -> ModelSpec:
+        looked.append(f"{version.name}:{version.version}")
+        return spec_of(version, folder, **more)
+
+    monkeypatch.setattr(registered_models, "spec_of", counted)
+    store.push("a", factor=2.0)
+    await store.source.start()
+    for _ in range(3):
+        assert await store.ask("a") == 2.0
+        assert await store.models.evict("a", "1")
+    store.push("a", factor=3.0)
+    await store.source.refresh()
+    assert await store.ask("a") == 3.0
+    assert looked == ["a:1", "a:2"]
+    # Nothing holds what isn't loaded, whichever way its spec was found.
+    assert await store.models.evict("a", "2")
+    assert not any(artifact.held for artifact in store.disk.contents())

@@ -41,7 +41,7 @@ class Loading:
         is_wanted: it goes on also where nobody waits: it was hinted, or has come too far to be broken off.
     """
 
-    __slots__ = ("is_wanted", "loaded", "task", "waiters")
+    __slots__ = ("_line", "is_wanted", "loaded", "task", "waiters")
 
     task: asyncio.Task[LoadedVersion]
 
@@ -49,6 +49,19 @@ class Loading:
         self.waiters = 0
         self.is_wanted = False
         self.loaded: LoadedVersion | None = None
+        self._line: asyncio.Lock | None = None
+
+    async def enter(self, line: asyncio.Lock) -> None:
+        """Become the first in a line, unless it is that already."""
+        if self._line is None:
+            await line.acquire()
+            self._line = line
+
+    def leave_line(self) -> None:
+        """Let the next in the line be the first."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.release()
 
     def hand_over(self, loaded: LoadedVersion) -> None:
         """It is loaded, and each that waits holds it from now on: it can't be evicted before they have woken."""

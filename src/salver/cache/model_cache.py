@@ -15,10 +15,11 @@ from weakref import WeakValueDictionary
 from salver.batching.resources import Resources
 from salver.cache.catalogue import Catalogue
 from salver.cache.known import UNLOADED, Key, KnownVersion, Loading
+from salver.cache.load_places import LoadPlace
 from salver.cache.loaded_version import LoadedVersion
 from salver.cache.loader import Loader
 from salver.cache.offer import Offer
-from salver.cache.reservations import Reservations
+from salver.cache.reservations import WAIT_SECONDS, Reservations
 from salver.core.errors import (
     DeadlineExceeded,
     LoadError,
@@ -45,6 +46,7 @@ from salver.runtimes.process.launcher import ProcessLauncher
 _LOAD_WAIT_SECONDS = 60.0
 _RETRY_SECONDS = 5.0
 _EVICTION_SECONDS = 30.0
+_MOST_BRINGS = 3
 
 
 class ModelCache(Catalogue):
@@ -279,7 +281,9 @@ class ModelCache(Catalogue):
         async with self._locks.setdefault(key, asyncio.Lock()):
             known = self._known(*key)
             known.unloaded = False
-            return await self._load(known, spec, offer=None)
+            loaded = await self._load(known, spec, offer=None)
+            assert loaded is not None  # it counts to nobody's share
+            return loaded
 
     async def unload(self, name: str, version: str, *, forget: bool = False, timeout: float = 30.0) -> None:
         """Take a version out of service, and close it when the requests that use it have ended.
@@ -363,12 +367,11 @@ class ModelCache(Catalogue):
 
     async def _load_offered(self, known: KnownVersion, offer: Offer, loading: Loading) -> LoadedVersion:
         key = (offer.name, offer.version)
-        # The lock comes first: who waits for a version's end doesn't keep other versions from being loaded.
-        async with self._locks.setdefault(key, asyncio.Lock()), self._side_by_side:
+        async with self._locks.setdefault(key, asyncio.Lock()):
             loaded = known.loaded  # by somebody who said so, meanwhile
             try:
                 while loaded is None:
-                    loaded = await self._fetch_and_load(known, offer, loading)
+                    loaded = await self._load_in_turn(known, offer, loading)
                     if known.offer is not None and known.offer.files != offer.files:  # they have changed meanwhile
                         offer, loaded = known.offer, None
             except SalverError as error:
@@ -383,31 +386,71 @@ class ModelCache(Catalogue):
                 known.loading = None
             return loaded
 
-    async def _fetch_and_load(self, known: KnownVersion, offer: Offer, loading: Loading) -> LoadedVersion:
-        spec = await offer.fetch()
+    async def _load_in_turn(self, known: KnownVersion, offer: Offer, loading: Loading) -> LoadedVersion:
+        """Load in a place among the loads side by side, which nobody has while its files are brought, or while its
+        tenant has no room in its share: neither is a reason for others to wait.
+        """
+        deadline = monotonic() + WAIT_SECONDS
+        brought = 0
         try:
+            while True:
+                async with LoadPlace(self._side_by_side) as place:
+                    spec = await offer.fetch()
+                    loaded = None if spec is None else await self._fetched(known, spec, offer, loading, place)
+                if loaded is not None:
+                    return loaded
+                if spec is not None:
+                    await loading.enter(self.reservations.line(offer.tenant))
+                    await self.reservations.until_share_changes(spec, offer, deadline)
+                elif brought < _MOST_BRINGS:
+                    brought += 1
+                    await offer.bring()
+                else:
+                    raise Overloaded(
+                        f"the files of model '{offer.name}' version {offer.version} were brought {brought} times, and "
+                        "had to go for others before it could be loaded; allow the disk cache more, or try again later"
+                    )
+        finally:
+            loading.leave_line()
+
+    async def _fetched(
+        self, known: KnownVersion, spec: ModelSpec, offer: Offer, loading: Loading, place: LoadPlace
+    ) -> LoadedVersion | None:
+        """Load what was fetched; None where the tenant's share hasn't the room now."""
+        loaded = None
+        try:
+            if spec.runtime == "graph":
+                place.leave()  # it may wait for models that it asks to be loaded
             loaded = await self._load(known, spec, offer=offer, loading=loading)
-        except BaseException:
-            offer.release()
-            raise
-        loaded.release = offer.release
+        finally:
+            if loaded is None:
+                offer.release()
+        if loaded is not None:
+            loaded.release = offer.release
         return loaded
 
     async def _load(
         self, known: KnownVersion, spec: ModelSpec, *, offer: Offer | None, loading: Loading | None = None
-    ) -> LoadedVersion:
-        """Load a version and put it in place; the caller holds its lock."""
+    ) -> LoadedVersion | None:
+        """Load a version and put it in place; the caller holds its lock. None where its tenant's share hasn't the room
+        now; what isn't on offer counts to nobody's share.
+        """
         key = (spec.name, spec.version)
         before = (
             (known.state, known.reason) if offer is not None else (ModelState.UNAVAILABLE, "its loading was broken off")
         )
         if known.loaded is None:
             known.set(ModelState.LOADING)
-        self._emit(ModelLoading(*key))
         reserved = None
         try:
             reserved = await self.reservations.reserve(spec, offer)
+            if reserved is None:
+                if known.loaded is None:
+                    known.set(*before)
+                return None
+            self._emit(ModelLoading(*key))
             if loading is not None:
+                loading.leave_line()
                 loading.is_wanted = True  # nothing stops a runtime that loads
             started = perf_counter()
             known.statistics = known.statistics or ModelStatistics()

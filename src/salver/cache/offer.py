@@ -13,13 +13,18 @@ def _nothing() -> None:
     """Nothing to give back."""
 
 
+async def _is_here() -> None:
+    """Nothing has to be brought."""
+
+
 @dataclass(slots=True)
 class Offer:
     """A model version that can be loaded when it is asked for, and loaded again after it was evicted.
 
     Attributes:
         name, version: which.
-        fetch: brings its files here, and gives what a runtime is to load.
+        fetch: gives what a runtime is to load, and holds its files; None where ``bring`` has to bring them first.
+        bring: brings its files near, which may take long, and holds nothing: they may be gone before ``fetch``.
         release: called once a version that came of ``fetch`` was closed, or wasn't loaded after all: its files may go.
         memory_bytes: what it is expected to take; corrected by each load.
         peak_memory_bytes: what loading it is expected to take at most.
@@ -32,8 +37,9 @@ class Offer:
 
     name: str
     version: str
-    fetch: Callable[[], Awaitable[ModelSpec]]
+    fetch: Callable[[], Awaitable[ModelSpec | None]]
     release: Callable[[], None] = field(default=_nothing)
+    bring: Callable[[], Awaitable[None]] = field(default=_is_here)
     memory_bytes: int = 0
     peak_memory_bytes: int = 0
     load_seconds: float = 0.0

@@ -27,6 +27,8 @@ _LONGEST_PAUSE = 5.0
 _HOT_SECONDS = 30.0
 _HOTTEST = 1000
 _PAGE = 1000
+_SPECS = 4096
+"""As many versions' files needn't be looked through again when they are loaded again."""
 
 _log = logging.getLogger("salver.repository")
 
@@ -40,7 +42,7 @@ class RegisteredModels:
         models: where they are offered and loaded.
         hot_file: keeps the names of the models that are asked for most, so that they are loaded again after a restart;
             None to forget them.
-        concurrent_fetches: how many artifacts are fetched side by side.
+        concurrent_fetches: how many artifacts are downloaded side by side, and how many are read.
 
     Attributes:
         loaded: what the registry held at the start is offered.
@@ -60,7 +62,10 @@ class RegisteredModels:
         self._models = models
         self._hot_file = hot_file
         self._revision = 0
-        self._threads = ThreadPoolExecutor(concurrent_fetches, thread_name_prefix="salver-fetch")
+        # Downloads have threads of their own: what is here already doesn't wait for them.
+        self._downloads = ThreadPoolExecutor(concurrent_fetches, thread_name_prefix="salver-fetch")
+        self._readers = ThreadPoolExecutor(concurrent_fetches, thread_name_prefix="salver-read")
+        self._specs: dict[tuple[str, str], tuple[ModelVersion, ModelSpec]] = {}
         self._known: dict[tuple[str, str], ModelVersion] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._looking = asyncio.Lock()
@@ -126,7 +131,8 @@ class RegisteredModels:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.loaded and self._hot_file is not None:
             await asyncio.to_thread(self._write_hottest, self._models.reservations.hottest(_HOTTEST))
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._downloads.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _apply(self, version: ModelVersion) -> None:
         key = (version.name, version.version)
@@ -149,6 +155,7 @@ class RegisteredModels:
             version.name,
             version.version,
             fetch=partial(self._fetch, version),
+            bring=partial(self._bring, version.digest),
             release=partial(self._release, version.digest),
             tenant=version.metadata.tenant or str(version.config.get("tenant", "")),
             pinned=version.config.get("pinned") is True,
@@ -161,26 +168,43 @@ class RegisteredModels:
             offer.platform = version.probe.platform
         return offer
 
-    async def _fetch(self, version: ModelVersion) -> ModelSpec:
-        loop = asyncio.get_running_loop()
-        holding = loop.run_in_executor(self._threads, self._disk_cache.hold, version.digest)
+    async def _bring(self, digest: str) -> None:
+        """Download an artifact. Where nobody waits any more, a download that has begun goes on: others may come."""
+        await asyncio.get_running_loop().run_in_executor(self._downloads, self._disk_cache.fetch, digest)
+
+    async def _fetch(self, version: ModelVersion) -> ModelSpec | None:
+        reading = asyncio.get_running_loop().run_in_executor(self._readers, self._read, version)
         try:
-            folder = await asyncio.shield(holding)
+            return await asyncio.shield(reading)
         except asyncio.CancelledError:
-            # It goes on, for nothing stops it, and others may wait for the same; then it is let go.
-            holding.add_done_callback(partial(self._release_late, version.digest))
+            # It goes on, for nothing stops it; then its files are let go.
+            reading.add_done_callback(partial(self._release_late, version.digest))
             raise
+
+    def _read(self, version: ModelVersion) -> ModelSpec | None:
+        """(Thread) Hold a version's files, and tell what they are; None where they aren't here."""
+        folder = self._disk_cache.hold_if_here(version.digest)
+        if folder is None:
+            return None
+        key = (version.name, version.version)
+        known, spec = self._specs.get(key, (None, None))
+        if known is version:  # an artifact never changes
+            return spec
         try:
-            return await loop.run_in_executor(self._threads, partial(spec_of, version, folder, detect=detect))
+            spec = spec_of(version, folder, detect=detect)
         except BaseException:
             self._release(version.digest)
             raise
+        if len(self._specs) >= _SPECS:
+            self._specs.clear()
+        self._specs[key] = (version, spec)
+        return spec
 
     def _release(self, digest: str) -> None:
         self._disk_cache.release(digest)
 
-    def _release_late(self, digest: str, holding: asyncio.Future[Path]) -> None:
-        if not holding.cancelled() and holding.exception() is None:
+    def _release_late(self, digest: str, reading: asyncio.Future[ModelSpec | None]) -> None:
+        if not reading.cancelled() and reading.exception() is None and reading.result() is not None:
             self._release(digest)
 
     async def _follow(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
+from weakref import WeakValueDictionary
 
 from salver.cache.eviction import EvictionOrder
 from salver.cache.loaded_version import LoadedVersion
@@ -20,7 +21,9 @@ from salver.cache.usage import Usage
 from salver.core.errors import LoadError, Overloaded
 from salver.core.model import ModelSpec
 
-_WAIT_SECONDS = 30.0
+WAIT_SECONDS = 30.0
+"""How long a load waits for memory that is in use."""
+
 _LOOK_SECONDS = 0.5
 _BALANCE_SECONDS = 1.0
 _RECORDS = 200
@@ -85,6 +88,7 @@ class Reservations:
         self.evict: Callable[[LoadedVersion, str], Awaitable[None]] | None = None
         self._orders = {device: order() for device in (*budgets, "")}
         self._turns = {device: asyncio.Lock() for device in budgets}
+        self._lines: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._shares = dict(shares or {})
         self._memory = memory
         self._versions: dict[int, LoadedVersion] = {}
@@ -94,31 +98,52 @@ class Reservations:
         self._closing = 0
         self._uses_before = 0
 
-    async def reserve(self, spec: ModelSpec, offer: Offer | None) -> Reserved:
+    async def reserve(self, spec: ModelSpec, offer: Offer | None) -> Reserved | None:
         """Set memory aside for a load, once there is room for it.
 
         Args:
             spec: what is to be loaded.
             offer: what it is expected to take; None where somebody wants it loaded, and nobody waits for a request.
 
+        Returns:
+            None where its tenant's versions are in use that would have to go: see :meth:`until_share_changes`.
+
         Raises:
             LoadError: the budget will never have the room.
             Overloaded: it doesn't have it for now: the memory is taken by versions that are in use.
         """
-        device = spec.device if spec.device in self.budgets else "cpu"
-        budget = self.budgets.get(device)
+        device, budget = self._budget_of(spec)
         if budget is None:
             return Reserved(self, "", None, spec, None, 0)
         need, files = await self._expected(spec, offer)
         tenant = offer.tenant if offer is not None else ""
-        deadline = time.monotonic() + (_WAIT_SECONDS if offer is not None else 0.0)
-        while True:
-            async with self._turns[device]:  # who came first gets room first
-                if await self._make_room(device, budget, need, spec, tenant, deadline):
-                    return Reserved(self, device, budget, spec, budget.reserve(need, tenant=tenant), files)
-            # Other tenants needn't wait until this one's share has the room.
-            if not await self._until_changed(deadline):
-                raise self._no_room(device, budget, need, spec)
+        deadline = time.monotonic() + (WAIT_SECONDS if offer is not None else 0.0)
+        async with self._turns[device]:  # who came first gets room first
+            if not await self._make_room(device, budget, need, spec, tenant, deadline):
+                return None
+            return Reserved(self, device, budget, spec, budget.reserve(need, tenant=tenant), files)
+
+    def line(self, tenant: str) -> asyncio.Lock:
+        """Held by the first of a tenant's loads that wait for its share; the others wait for that."""
+        return self._lines.setdefault(tenant, asyncio.Lock())
+
+    async def until_share_changes(self, spec: ModelSpec, offer: Offer, deadline: float) -> None:
+        """Wait until something has changed since :meth:`reserve` gave None.
+
+        Args:
+            deadline: by :func:`time.monotonic`.
+
+        Raises:
+            Overloaded: the time is over.
+        """
+        device, budget = self._budget_of(spec)
+        if budget is not None and not await self._until_changed(deadline):
+            need, _ = await self._expected(spec, offer)
+            raise self._no_room(device, budget, need, spec)
+
+    def _budget_of(self, spec: ModelSpec) -> tuple[str, MemoryBudget | None]:
+        device = spec.device if spec.device in self.budgets else "cpu"
+        return device, self.budgets.get(device)
 
     def has_room(self, offer: Offer) -> bool:
         """Whether a version can probably be loaded without any other going."""

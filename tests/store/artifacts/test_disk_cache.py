@@ -101,6 +101,19 @@ def test_a_store_in_a_folder_shares_its_files(folder_store: ArtifactStore, tmp_p
     assert cache.used_bytes() == 0
 
 
+def test_what_is_here_is_held_without_a_download(distant: ArtifactStore, make: Make, tmp_path: Path) -> None:
+    digest = make("m", weights=os.urandom(1000)).digest
+    cache = DiskCache(tmp_path / "cache", max_bytes=1 << 20, store=distant)
+    assert cache.hold_if_here(digest) is None
+    path = cache.fetch(digest)
+    assert cache.hold_if_here(digest) == path
+    assert not cache.remove(digest)
+    cache.release(digest)
+    assert cache.remove(digest)
+    assert cache.hold_if_here(digest) is None
+    assert not any(artifact.held for artifact in cache.contents())
+
+
 def test_a_file_of_many_models_is_there_once(distant: ArtifactStore, make: Make, tmp_path: Path) -> None:
     base = os.urandom(50_000)
     digests = [make(str(number), base=base, own=os.urandom(10)).digest for number in range(20)]

@@ -98,6 +98,26 @@ class DiskCache:
         except OSError as error:
             raise disk_error(error, f"the disk cache {self._folder.root}") from None
 
+    def hold_if_here(self, digest: str) -> Path | None:
+        """Like :meth:`hold` where no download is needed; None, and no hold, where one is.
+
+        Raises:
+            StoreUnavailable: the disk can't be written.
+        """
+        check_sha256(digest)
+        try:
+            if not self._holds.lock(digest, exclusive=False, seconds=LOCK_SECONDS, cancelled=_never):
+                return None
+            path = None
+            try:
+                path = self._whole(digest)
+                return path
+            finally:
+                if path is None:
+                    self._holds.unlock(digest)
+        except OSError as error:
+            raise disk_error(error, f"the disk cache {self._folder.root}") from None
+
     def release(self, digest: str) -> None:
         """End a hold."""
         self._holds.unlock(digest)
