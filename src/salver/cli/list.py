@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from salver.cli.output import print_json, print_rows, size
+from salver.cli.output import brief, print_json, print_rows, size
 
 if TYPE_CHECKING:
     from salver.client.client import Client
@@ -117,7 +117,7 @@ def _stored_row(model: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _state(model: dict[str, Any]) -> str:
-    return f"{model['state']}: {model['reason']}" if model["reason"] else str(model["state"])
+    return f"{model['state']}: {brief(model['reason'])}" if model["reason"] else str(model["state"])
 
 
 def _tensors(tensors: Iterable[dict[str, Any]]) -> str:

@@ -12,6 +12,8 @@ import typer
 if TYPE_CHECKING:
     from salver.core.tensor import Array
 
+_MAX_CELL = 200
+
 
 def print_json(document: object) -> None:
     """One JSON document; arrays are nested lists, NaN is null."""
@@ -20,8 +22,19 @@ def print_json(document: object) -> None:
     typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY).decode())
 
 
+def harmless(text: str) -> str:
+    """A text from elsewhere without what moves a terminal's cursor, changes its title or answers in its user's name."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def brief(text: str) -> str:
+    """A text that fits in a table."""
+    return text if len(text) <= _MAX_CELL else f"{text[:_MAX_CELL]}..."
+
+
 def print_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table; ``header`` may be empty."""
+    rows = [[harmless(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _print_table(header, rows)
         return

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from salver.cli.output import print_json, progress, size
+from salver.cli.output import harmless, print_json, progress, size
 from salver.cli.transfer_bar import transfer_bar
 
 EXAMPLES = """\b
@@ -65,7 +65,7 @@ def push(
             with progress(f"{which} is being probed"):
                 pushed = client.wait(name, pushed["version"], timeout=timeout)
         if pushed["state"] == "FAILED":
-            raise LoadError(f"{which} is stored, and its probe failed: {pushed['reason']}")
+            raise LoadError(f"{which} is stored, and its probe failed: {harmless(pushed['reason'])}")
         if pushed["state"] == "READY":
             for each in alias or []:
                 client.set_alias(name, each, pushed["version"])

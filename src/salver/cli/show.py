@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from salver.cli.output import print_json, print_rows, size
+from salver.cli.output import brief, harmless, print_json, print_rows, size
 from salver.cli.reference import split_reference
 
 EXAMPLES = """\b
@@ -45,7 +45,7 @@ def show(
 
 
 def _print_model(model: dict[str, Any]) -> None:
-    typer.echo(f"{model['name']}: {model['description']}" if model["description"] else model["name"])
+    typer.echo(harmless(f"{model['name']}: {model['description']}" if model["description"] else model["name"]))
     aliases: dict[str, list[str]] = {}
     for alias, version in model["aliases"].items():
         aliases.setdefault(version, []).append(alias)
@@ -55,7 +55,7 @@ def _print_model(model: dict[str, Any]) -> None:
             [
                 each["version"],
                 ", ".join(aliases.get(each["version"], [])),
-                f"{each['state']}: {each['reason']}" if each["reason"] else each["state"],
+                f"{each['state']}: {brief(each['reason'])}" if each["reason"] else each["state"],
                 each["runtime"],
                 size(each["size"]),
                 "" if each["memory_bytes"] is None else size(each["memory_bytes"]),
