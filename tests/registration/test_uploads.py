@@ -164,3 +164,19 @@ def test_a_disk_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StoreUnavailable, match="can't write the upload to its disk: File exists"):
         Uploads(tmp_path / "file", max_bytes=1000).begin("m", "1", manifest(a=DATA), NOTHING)
+
+
+def test_uploads_that_are_begun_and_left_keep_nobody_out_for_long(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path / "uploads", max_bytes=1000, max_open=3)
+    left, begun, fresh = (uploads.begin(name, "", manifest(a=DATA), NOTHING) for name in ("left", "begun", "fresh"))
+    send(uploads, begun, DATA[:1])
+    for upload in (left, begun):
+        description = tmp_path / "uploads" / upload.upload_id / "upload.json"
+        os.utime(description, (description.stat().st_mtime - 700,) * 2)
+    uploads.begin("other", "", manifest(a=DATA), NOTHING)
+    with pytest.raises(UnknownUpload):
+        uploads.get(left.upload_id)
+    assert uploads.get(begun.upload_id) == begun  # something has come of it
+    assert uploads.get(fresh.upload_id) == fresh
+    with pytest.raises(Overloaded):
+        uploads.begin("another", "", manifest(a=DATA), NOTHING)

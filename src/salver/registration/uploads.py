@@ -41,6 +41,8 @@ _log = logging.getLogger("salver.uploads")
 _DESCRIPTION = "upload.json"
 _ID_DIGITS = 32
 _GONE = ".gone-"
+_EMPTY_SECONDS = 600.0
+"""After which an upload that nothing has come of makes room, where there are as many as may be."""
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -241,8 +243,9 @@ class Uploads:
         """How many uploads are under way."""
         return sum(1 for _ in self._entries())
 
-    def _remove_expired(self) -> int:
+    def _remove_expired(self, *, empty_only: bool = False, seconds: float | None = None) -> int:
         removed = 0
+        longest = self._expire_seconds if seconds is None else min(seconds, self._expire_seconds)
         with suppress(FileNotFoundError):
             for entry in list(os.scandir(self._folder)):
                 if entry.name.startswith(_GONE):
@@ -250,7 +253,7 @@ class Uploads:
         for folder in list(self._entries()):
             if self._writing.get(folder.name):
                 continue
-            if time() - _last_use(folder) > self._expire_seconds:
+            if time() - _last_use(folder) > longest and not (empty_only and _has_bytes(folder)):
                 _log.info("upload %s has expired", folder.name)
                 self.remove(folder.name)
                 removed += 1
@@ -259,6 +262,8 @@ class Uploads:
     def _make_room(self) -> None:
         if self.open_count() >= self._max_open:
             self._remove_expired()
+        if self.open_count() >= self._max_open:
+            self._remove_expired(empty_only=True, seconds=_EMPTY_SECONDS)
         if self.open_count() >= self._max_open:
             raise Overloaded(
                 f"{self._max_open} uploads are under way, as many as may be; try again later, or give some up",
@@ -390,6 +395,13 @@ def _last_use(folder: Path) -> float:
         with suppress(OSError):
             return path.stat().st_mtime
     return time()
+
+
+def _has_bytes(folder: Path) -> bool:
+    """Whether anything has come of an upload."""
+    with suppress(FileNotFoundError):
+        return any(next(os.scandir(folder / part), None) is not None for part in ("partial", "blobs"))
+    return False
 
 
 @contextmanager
