@@ -400,7 +400,7 @@ def _last_use(folder: Path) -> float:
 def _has_bytes(folder: Path) -> bool:
     """Whether anything has come of an upload."""
     with suppress(FileNotFoundError):
-        return any(next(os.scandir(folder / part), None) is not None for part in ("partial", "blobs"))
+        return any(os.listdir(folder / part) for part in ("partial", "blobs"))
     return False
 
 
