@@ -14,7 +14,7 @@ import h2corn
 import pytest
 from asgi import Answer, call
 from gates import until
-from model_stores import management_app, open_store, push, push_ready
+from model_stores import management_app, open_store, push, push_ready, settled
 from onnx_files import write_constant
 
 from salver.core.artifact import MAX_FILES, ArtifactFile, manifest_of
@@ -171,3 +171,15 @@ async def test_many_who_send_have_little_in_memory(tmp_path: Path, monkeypatch: 
         enough.set()
         assert await asyncio.gather(*sending) == [len(part)] * senders
         assert store._block_bytes() == 1 << 20  # they count no more
+
+
+async def test_the_reason_of_a_failure_names_files_as_they_were_pushed(tmp_path: Path) -> None:
+    (tmp_path / "model" / "1").mkdir(parents=True)
+    (tmp_path / "model" / "1" / "model.onnx").write_bytes(b"none")
+    (tmp_path / "model" / "config.pbtxt").write_text('backend: "../../bin/evil"')
+    async with open_store(tmp_path, poll_seconds=0.05) as store:
+        app = management_app(store)
+        pushed = (await push(app, "m", tmp_path / "model")).json()
+        failed = await settled(app, "m", pushed["version"])
+    assert failed["state"] == "FAILED"
+    assert failed["reason"].startswith("config.pbtxt, line 1: backend '../../bin/evil' can't be served")

@@ -14,6 +14,8 @@ from typing import Any
 
 from salver.core.errors import LoadError, ModelUnavailable, Overloaded, SalverError, StoreUnavailable
 from salver.core.registry import ModelVersion
+from salver.graph.runtime import GraphRuntime
+from salver.registration.graphs import RegisteredGraphs
 from salver.registration.probe.limits import ProbeLimits
 from salver.registration.probe.prober import Prober
 from salver.registration.probe.result import ProbeResult
@@ -41,6 +43,7 @@ class ProbeQueue:
         registry: where versions wait.
         cache: where their files are probed.
         prober: probes them.
+        graphs: checks graphs, and whether a version would break one.
         run: calls a blocking function on a thread.
         run_long: the same for what may take minutes.
         changed: called when a version's state has changed.
@@ -58,6 +61,7 @@ class ProbeQueue:
         registry: Registry,
         cache: DiskCache,
         prober: Prober,
+        graphs: RegisteredGraphs,
         run: Callable[..., Awaitable[Any]],
         run_long: Callable[..., Awaitable[Any]],
         changed: Callable[[], Awaitable[None]],
@@ -71,6 +75,7 @@ class ProbeQueue:
         self._registry = registry
         self._cache = cache
         self._prober = prober
+        self._graphs = graphs
         self._run = run
         self._run_long = run_long
         self._changed = changed
@@ -200,10 +205,16 @@ class ProbeQueue:
             raise
         try:
             spec = await self._run(spec_of, version, folder, detect=detect)
-            return await self._prober.probe(spec, allow_code=self._allow_code, limits=self._limits)
+            if spec.runtime == GraphRuntime.name:
+                result = await self._graphs.probe(version, spec)
+            else:
+                result = await self._prober.probe(spec, allow_code=self._allow_code, limits=self._limits)
+            await self._graphs.check_version(version, result.signature)
+            return result
         except LoadError as error:
             # Where the files lie here is nothing to anybody.
-            raise type(error)(str(error).replace(f"{folder}/", "").replace(str(folder), "the artifact")) from error
+            text = str(error).replace(f"{folder}/", "").replace(str(folder), "the artifact")
+            raise type(error)(text.replace(f"{folder.name}/", "")) from error
         finally:
             await asyncio.shield(asyncio.ensure_future(self._run(self._cache.release, version.digest)))
 
