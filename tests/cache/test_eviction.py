@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from random import Random
+from time import perf_counter_ns
 
 import pytest
 from hypothesis import given, settings
@@ -235,6 +236,28 @@ def test_the_hottest_are_remembered_when_they_are_evicted() -> None:
     assert set(memory.order.hottest(10)) >= {(f"m{number}", "1") for number in range(4)}
     assert len(memory.order.hottest(1000)) > 100
     assert memory.order.hottest(0) == []
+
+
+def test_the_hottest_are_the_same_in_steps_and_each_is_told_once() -> None:
+    order = EvictionOrder()
+    usages = [Usage((f"m{number}", "1"), 1000, 0.01) for number in range(2500)]
+    for number, usage in enumerate(usages):
+        order.add(usage)
+        usage.uses += number % 7
+        usage.last_used_ns = perf_counter_ns()
+    for usage in usages[:1200]:
+        order.remove(usage, evicted=True)
+    steps = list(order.hottest_in_steps(300))
+    assert len(steps) >= 4
+    assert steps[-1] == order.hottest(300)
+    assert len(set(steps[-1])) == 300
+    # What moves between two steps is told once.
+    moving = order.hottest_in_steps(5000)
+    next(moving)
+    order.add(usages[0])
+    order.remove(usages[2000], evicted=True)
+    *_, last = moving
+    assert len(last) == len(set(last)) == 2500
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

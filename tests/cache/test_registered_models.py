@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from small_models import write_broken, write_onnx
 from salver.cache import registered_models
 from salver.cache.memory_budget import MemoryBudget
 from salver.cache.model_cache import ModelCache
+from salver.cache.offer import Offer
 from salver.cache.registered_models import RegisteredModels
 from salver.cache.reservations import Reservations
 from salver.core.errors import ModelUnavailable, SalverError, StoreUnavailable, UnknownModel
 from salver.core.model import ModelSpec, ModelState
-from salver.core.registry import ModelVersion, Probe, RegistryChanges
+from salver.core.registry import ModelVersion, Probe, RegistryChanges, VersionMetadata
 from salver.core.signature import Signature, TensorSpec
 from salver.runtimes.table import create
 from salver.store.artifacts.artifact_store import ArtifactStore
@@ -252,3 +254,22 @@ async def test_a_versions_files_are_looked_through_once(store: Store, monkeypatc
     # Nothing holds what isn't loaded, whichever way its spec was found.
     assert await store.models.evict("a", "2")
     assert not any(artifact.held for artifact in store.disk.contents())
+
+
+async def test_what_serving_doesnt_need_is_not_kept(store: Store) -> None:
+    told = VersionMetadata(tenant="acme", description="d" * 4000, properties={"labels": ["l" * 50] * 100})
+    for name in ("a", "b"):
+        digest = store.artifacts.put(write_onnx(store.folder / "models", name)).digest
+        config = {"pinned": True, "max_batch_size": 8, "warm_up": [{"zeros": True}] * 100}
+        version = ModelVersion(name, "1", digest, 100, config=config, metadata=told)
+        store.registry.register(version, actor="test")
+        probe = replace(PROBE, latency_seconds=dict.fromkeys(range(1, 200), 0.001))
+        store.registry.set_ready(name, "1", runtime="onnx", signature=SIGNATURE, probe=probe, actor="test")
+    await store.source.refresh()
+    a, b = store.models.find("a"), store.models.find("b")
+    assert isinstance(a, Offer)
+    assert (a.tenant, a.pinned, a.memory_bytes, a.platform) == ("acme", True, 50_000, "onnxruntime_onnx")
+    assert a.signature is b.signature
+    assert a.signature == SIGNATURE
+    assert len(repr(a)) < 3000
+    assert await store.ask("a") == 2.0

@@ -24,8 +24,9 @@ import heapq
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, islice
 from math import exp, inf, log
+from operator import itemgetter
 from time import perf_counter_ns
 from typing import ClassVar, Literal
 
@@ -49,6 +50,7 @@ _TURNOVER_NS = 24 * 3600 * 10**9
 _LEAST_LOAD_SECONDS = 1e-3
 _REMEMBERED = 32_768
 _CLOCK_READINGS = 16_384
+_STEP = 500
 
 
 def decayed(frequency: float, turnovers: float) -> float:
@@ -191,12 +193,35 @@ class EvictionOrder:
 
     def hottest(self, limit: int) -> list[tuple[str, str]]:
         """Names and versions of what is used most often, loaded or evicted, the most frequent first."""
+        *_, found = self.hottest_in_steps(limit)
+        return found
+
+    def hottest_in_steps(self, limit: int) -> Iterator[list[tuple[str, str]]]:
+        """The same in steps of about a millisecond, between which others may do something; the last one gives it."""
         clock = self._clock.at(self._now())
-        frequencies = {key: decayed(each, clock - since) for key, (each, since) in self._remembered.items()}
-        for entry in self._entries.values():
-            self._look_at(entry)
-            frequencies[entry.usage.key] = decayed(entry.frequency, clock - entry.clock)
-        return heapq.nlargest(limit, frequencies, key=frequencies.__getitem__)
+        best: dict[tuple[str, str], float] = {}
+        threshold = 0.0
+        evicted = iter(list(self._remembered.items()))
+        loaded = iter(list(self._entries.values()))
+        while step := list(islice(evicted, _STEP)):
+            for key, (frequency, since) in step:
+                now = decayed(frequency, clock - since)
+                if now > threshold:
+                    best[key] = now
+            if len(best) > 2 * limit:
+                best, threshold = _most(best, limit)
+            yield []
+        while entries := list(islice(loaded, _STEP)):
+            for entry in entries:
+                self._look_at(entry)
+                now = decayed(entry.frequency, clock - entry.clock)
+                if now > threshold:
+                    best[entry.usage.key] = now
+            if len(best) > 2 * limit:
+                best, threshold = _most(best, limit)
+            yield []
+        best, _ = _most(best, limit)
+        yield list(best)
 
     def _put_in(self, entry: _Entry) -> None:
         self._entries[id(entry.usage)] = entry
@@ -359,6 +384,12 @@ class _TurnoverClock:
         """A time before those that are kept reads as the first of them."""
         index = max(0, bisect_right(self._times, time) - 1)
         return self._readings[index] + max(0, time - self._times[index]) / _TURNOVER_NS
+
+
+def _most(frequencies: dict[tuple[str, str], float], limit: int) -> tuple[dict[tuple[str, str], float], float]:
+    """The largest of them, the largest first, and what a further one has to exceed to be among them."""
+    most = dict(heapq.nlargest(limit, frequencies.items(), key=itemgetter(1)))
+    return most, min(most.values(), default=inf) if len(most) >= limit else 0.0
 
 
 def _without_superfluous(found: list[Usage], surplus: int) -> list[Usage]:

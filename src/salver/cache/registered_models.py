@@ -6,17 +6,21 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from sys import intern
+from types import MappingProxyType
 from typing import Any
 
 from salver.cache.model_cache import ModelCache
 from salver.cache.offer import Offer
 from salver.core.errors import ModelUnavailable, SalverError, StoreUnavailable, UnknownModel
 from salver.core.model import ModelSpec, ModelState
-from salver.core.registry import ModelVersion, VersionState
+from salver.core.registry import ModelVersion, VersionMetadata, VersionState
+from salver.core.signature import Signature
 from salver.runtimes.detect import detect
 from salver.store.artifacts.disk_cache import DiskCache
 from salver.store.registered import spec_of
@@ -29,6 +33,12 @@ _HOTTEST = 1000
 _PAGE = 1000
 _SPECS = 4096
 """As many versions' files needn't be looked through again when they are loaded again."""
+
+_SERVING_KEYS = ("pinned", "tenant")
+_NOTHING_SET: Mapping[str, Any] = MappingProxyType({})
+_NOTHING_TOLD = VersionMetadata()
+_SIGNATURES = 10_000
+"""As many different ones are kept once each."""
 
 _log = logging.getLogger("salver.repository")
 
@@ -66,6 +76,7 @@ class RegisteredModels:
         self._downloads = ThreadPoolExecutor(concurrent_fetches, thread_name_prefix="salver-fetch")
         self._readers = ThreadPoolExecutor(concurrent_fetches, thread_name_prefix="salver-read")
         self._specs: dict[tuple[str, str], tuple[ModelVersion, ModelSpec]] = {}
+        self._signatures: dict[Signature, Signature] = {}
         self._known: dict[tuple[str, str], ModelVersion] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._looking = asyncio.Lock()
@@ -142,13 +153,40 @@ class RegisteredModels:
             else:
                 self._models.forget(*key)
             return
-        self._known[key] = version
+        version = self._known[key] = self._lean(version)
         if version.state is VersionState.READY:
             self._models.offer(self._offer(version))
         elif version.state is VersionState.PENDING:
             self._models.note(*key, ModelState.LOADING, "being probed")
         else:
             self._models.note(*key, ModelState.UNAVAILABLE, version.reason)
+
+    def _lean(self, version: ModelVersion) -> ModelVersion:
+        """A version with what serving it takes only: there may be a hundred thousand, many of them much alike."""
+        config = {key: version.config[key] for key in _SERVING_KEYS if key in version.config}
+        signature, probe = version.signature, version.probe
+        if signature is not None:
+            signature = self._signatures.setdefault(signature, signature)
+            if len(self._signatures) > _SIGNATURES:
+                self._signatures.clear()
+        if probe is not None:
+            probe = replace(
+                probe,
+                latency_seconds={},
+                platform=intern(probe.platform),
+                device=intern(probe.device),
+                batch_size_reason=intern(probe.batch_size_reason),
+                framework=intern(probe.framework),
+                framework_version=intern(probe.framework_version),
+            )
+        return replace(
+            version,
+            runtime=intern(version.runtime),
+            config=config or _NOTHING_SET,
+            metadata=VersionMetadata(tenant=version.metadata.tenant) if version.metadata.tenant else _NOTHING_TOLD,
+            signature=signature,
+            probe=probe,
+        )
 
     def _offer(self, version: ModelVersion) -> Offer:
         offer = Offer(
@@ -240,7 +278,8 @@ class RegisteredModels:
                 _log.debug("not loaded again: %s", error)
         while True:
             await asyncio.sleep(_HOT_SECONDS)
-            await asyncio.to_thread(self._write_hottest, self._models.reservations.hottest(_HOTTEST))
+            hottest = await self._models.reservations.find_hottest(_HOTTEST)
+            await asyncio.to_thread(self._write_hottest, hottest)
 
     def _write_hottest(self, hottest: list[tuple[str, str]]) -> None:
         assert self._hot_file is not None

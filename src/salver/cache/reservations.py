@@ -199,6 +199,16 @@ class Reservations:
         """Names and versions of what is asked for most, loaded or not."""
         return [key for order in self._orders.values() for key in order.hottest(limit)][:limit]
 
+    async def find_hottest(self, limit: int) -> list[tuple[str, str]]:
+        """The same, without keeping the event loop for longer than about a millisecond."""
+        found: list[tuple[str, str]] = []
+        for order in self._orders.values():
+            keys: list[tuple[str, str]] = []
+            for keys in order.hottest_in_steps(limit):  # noqa: B007
+                await asyncio.sleep(0)
+            found += keys
+        return found[:limit]
+
     async def balance(self) -> None:
         """Evict where more memory is in use than the budget has: models grow while they work. Ends when cancelled."""
         while True:
