@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from artifact_servers import WebServer, s3_options
+from gates import until
 from onnx_files import write_constant
 from servers import SALVER, Server, running
 
@@ -87,6 +90,86 @@ def test_from_a_push_to_a_delete(store_server: Server, model: Path, tmp_path: Pa
     assert "delete_model" in output_of(store_server, "show", "plus", "--history")
     gone = salver(store_server, "show", "plus")
     assert (gone.returncode, gone.stderr.startswith("error: ")) == (1, True)
+
+
+@pytest.fixture
+def web(model: Path) -> Iterator[WebServer]:
+    server = WebServer(model)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files of commands go."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def test_a_file_of_a_web_server_is_pushed(store_server: Server, web: WebServer, downloads: Path) -> None:
+    told = output_of(store_server, "push", f"{web.url}/model.onnx?token=geheim", "--name", "from-web")
+    assert told.startswith("from-web:1 READY (")
+    assert describe(web.root).digest[:12] in told
+    gone = salver(store_server, "push", f"{web.url}/nothing.onnx?token=geheim", "--name", "from-web")
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert f"there is nothing at {web.url}/nothing.onnx" in gone.stderr
+    assert "geheim" not in gone.stderr
+    for arguments, message in [
+        (["nowhere://x/y"], "unknown protocol"),
+        ([f"{web.url}/model.onnx", "--source-option", "timeout"], "expected NAME=VALUE"),
+        ([str(web.root), "--source-option", "timeout=1"], "it is for URLs"),
+    ]:
+        refused = salver(store_server, "push", *arguments, "--name", "from-web")
+        assert refused.returncode != 0
+        assert message in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert list(downloads.iterdir()) == []
+
+
+async def test_ctrl_c_leaves_nothing_of_a_download(store_server: Server, web: WebServer, downloads: Path) -> None:
+    web.failures = 1000  # it is repeated
+    command = [SALVER, "push", f"{web.url}/model.onnx", "--name", "later", "--url", store_server.url]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        await until(lambda: bool(web.asked))
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert list(downloads.iterdir()) == []
+
+
+def test_a_folder_of_a_bucket_is_pushed(store_server: Server, model: Path, downloads: Path) -> None:
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    (model / "model.yaml").write_text("description: from a bucket\n")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        options = s3_options(server.get_host_and_port()[1])
+        client = boto3.client(
+            "s3",
+            region_name="us-east-1",
+            endpoint_url=options["endpoint_url"],
+            aws_access_key_id=options["key"],
+            aws_secret_access_key=options["secret"],
+        )
+        client.create_bucket(Bucket="trained")
+        for file in model.iterdir():
+            client.upload_file(str(file), "trained", f"plus/7/{file.name}")
+        client.close()
+        given = [part for name, value in options.items() for part in ("--source-option", f"{name}={value}")]
+        told = output_of(store_server, "push", "s3://trained/plus/7", "--name", "from-bucket", *given)
+    finally:
+        server.stop()
+    assert told.startswith("from-bucket:1 READY (")
+    assert describe(model).digest[:12] in told
+    assert list(downloads.iterdir()) == []
 
 
 def test_a_push_that_fails_its_probe_ends_with_the_reason(store_server: Server, tmp_path: Path) -> None:

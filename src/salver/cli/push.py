@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,13 +18,17 @@ Examples:
   salver push models/iris/3 --name iris --version 3 --alias production
   salver push model/ --name iris --tag team=vision --metadata owner=ada
   salver push model/ --name iris --metadata run.yaml
+  salver push https://example.org/iris.onnx --name iris
+  salver push s3://bucket/iris/ --name iris --source-option endpoint_url=http://minio:9000
 
 A push that broke off goes on where it ended when it is made again. The version is then probed: loaded and run in a
 process of its own. The exit code is 1 if that fails."""
 
 
 def push(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A model file, or the folder of one version.")],
+    source: Annotated[
+        str, typer.Argument(metavar="PATH|URL", help="A model file, or the folder of one version, here or at a URL.")
+    ],
     name: Annotated[str, typer.Option(metavar="NAME", help="The model's name.")],
     version: Annotated[str, typer.Option(metavar="VERSION", help="Its version; the next number without it.")] = "",
     alias: Annotated[
@@ -36,6 +41,10 @@ def push(
     metadata: Annotated[
         list[str] | None,
         typer.Option(metavar="FILE|NAME=VALUE", help="What is to be known of it, see above. May be repeated."),
+    ] = None,
+    source_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An option of the file system of a URL. May be repeated."),
     ] = None,
     tenant: Annotated[str, typer.Option(metavar="TENANT", help="Whose share of the memory it counts to.")] = "",
     wait: Annotated[
@@ -55,9 +64,9 @@ def push(
     from salver.store.artifacts.describe import describe
 
     told = _metadata(metadata or [], tag or [], tenant)
-    with transfer_bar(f"reading {path}") as bar:
-        manifest = describe(path, progress=bar)
-    with ModelStoreClient(url) as client:
+    with _brought_here(source, source_option or []) as path, ModelStoreClient(url) as client:
+        with transfer_bar(f"reading {path}") as bar:
+            manifest = describe(path, progress=bar)
         with transfer_bar(f"pushing {name}") as bar:
             pushed = client.push(name, path, manifest, version=version, metadata=told, progress=bar)
         which = f"'{name}' version {pushed['version']}"
@@ -75,6 +84,30 @@ def push(
     typer.echo(f"{name}:{pushed['version']} {pushed['state']} ({size(pushed['size'])}, sha256:{pushed['digest'][:12]})")
     if alias and pushed["state"] != "READY":
         typer.echo(f"note: {', '.join(alias)} can be set once it is ready: salver alias NAME@ALIAS VERSION", err=True)
+
+
+@contextmanager
+def _brought_here(source: str, options: Sequence[str]) -> Iterator[Path]:
+    """Where the files are: a path as it stands, those of a URL in a temporary folder."""
+    pairs = [option.partition("=") for option in options]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise typer.BadParameter("expected NAME=VALUE", param_hint="--source-option")
+    if "://" not in source:
+        if options:
+            raise typer.BadParameter("it is for URLs; this source is a path", param_hint="--source-option")
+        yield Path(source)
+        return
+    import tempfile
+
+    from salver.store.artifacts.download import download
+    from salver.store.artifacts.retries import masked
+
+    with tempfile.TemporaryDirectory(prefix="salver-push-", ignore_cleanup_errors=True) as folder:
+        with transfer_bar(f"downloading {masked(source)}") as bar:
+            found = download(
+                source, Path(folder) / "model", options={name: value for name, _, value in pairs}, progress=bar
+            )
+        yield found
 
 
 def _metadata(given: Sequence[str], tags: Sequence[str], tenant: str) -> dict[str, Any]:
