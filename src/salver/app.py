@@ -126,7 +126,7 @@ def build_applications(
             failed=failed,
         ),
         management=ApiApp(
-            cache=cache_app(engine.models, failed=failed),
+            cache=cache_app(engine.models, failed=failed, known=lambda: engine.repository.loaded),
             cluster=None
             if neighbours is None
             else cluster_app(neighbours.nodes, neighbours.place, node_id=neighbours.node_id, failed=failed),

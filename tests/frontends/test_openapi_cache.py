@@ -26,7 +26,7 @@ def check(schema: str, value: Any) -> None:
 async def test_the_document_has_the_routes_that_there_are() -> None:
     models = ModelCache(create_runtime=create, emit=lambda _: None)
     cluster = cluster_app(list, lambda *_: None, node_id="me", failed=FailedRequests())
-    routes = cache_app(models, failed=FailedRequests()).routes() | cluster.routes()
+    routes = cache_app(models, failed=FailedRequests(), known=lambda: True).routes() | cluster.routes()
     documented = {
         (path, method.upper())
         for path, item in DOCUMENT["paths"].items()
@@ -35,6 +35,19 @@ async def test_the_document_has_the_routes_that_there_are() -> None:
     }
     assert routes == documented
     check("ModelCache", CacheApi(models).show())
+    await models.close()
+
+
+async def test_hints_are_refused_until_the_models_are_known() -> None:
+    models = ModelCache(create_runtime=create, emit=lambda _: None)
+    looked = False
+    app = cache_app(models, failed=FailedRequests(), known=lambda: looked)
+    hints = {"models": ["m"]}
+    early = await call(app, "POST", "/api/v1/cache/prefetch", hints)
+    assert (early.status, "is starting" in early.error) == (503, True)
+    looked = True
+    known = await call(app, "POST", "/api/v1/cache/prefetch", hints)
+    assert [each["model"] for each in known.json()["refused"]] == ["m"]
     await models.close()
 
 

@@ -245,6 +245,29 @@ async def test_a_commit_that_broke_off_can_be_made_again(
         assert (await push_ready(app, "m", model))["version"] == "1"
 
 
+async def test_of_two_pushes_of_one_version_the_one_that_loses_leaves_nothing(tmp_path: Path, model: Path) -> None:
+    write_constant(tmp_path / "other", 2)
+    folders = (model, tmp_path / "other")
+    async with open_store(tmp_path / "store") as store:
+        app = management_app(store)
+        begun = [
+            (await call(app, "POST", "/api/v1/models/m/versions", push_body(describe(folder), "1"))).json()
+            for folder in folders
+        ]
+        for folder, upload in zip(folders, begun, strict=True):
+            (file,) = describe(folder).files
+            blob = f"/api/v1/uploads/{upload['upload']}/blobs/{file.sha256}"
+            sent = await call(app, "PUT", blob, (folder / file.path).read_bytes(), query="offset=0")
+            assert sent.json() == {"received": file.size}
+        first, second = (f"/api/v1/uploads/{upload['upload']}/commit" for upload in begun)
+        assert (await call(app, "POST", first)).status == 202
+        lost = await call(app, "POST", second)
+        assert (lost.status, "with other files" in lost.error) == (409, True)
+        assert list((tmp_path / "store" / "uploads").iterdir()) == []
+        again = await call(app, "POST", "/api/v1/models/m/versions", push_body(describe(folders[1]), "1"))
+        assert again.status == 409
+
+
 async def test_a_read_only_store_takes_no_pushes(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_store(tmp_path / "store") as store:
         monkeypatch.setattr(ArtifactStore, "read_only", property(lambda _: True))

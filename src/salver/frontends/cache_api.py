@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Any
 
 from salver.cache.loaded_version import LoadedVersion
 from salver.cache.model_cache import ModelCache
-from salver.core.errors import InvalidRequest, ModelInUse, SalverError
+from salver.core.errors import InvalidRequest, ModelInUse, ModelUnavailable, SalverError
 from salver.frontends.json_api import JsonApi, JsonCall
 from salver.monitoring.metrics import FailedRequests
 
@@ -105,14 +106,22 @@ class CacheApi:
         return {"name": name, "version": version, "pinned": pinned}
 
 
-def cache_app(models: ModelCache, *, failed: FailedRequests) -> JsonApi:
-    """The ASGI application of ``/api/v1/cache``."""
+def cache_app(models: ModelCache, *, failed: FailedRequests, known: Callable[[], bool]) -> JsonApi:
+    """The ASGI application of ``/api/v1/cache``.
+
+    Args:
+        models: the cache.
+        failed: counts the requests that are answered with an error.
+        known: whether the server has looked yet which models there are.
+    """
     api = CacheApi(models)
 
     async def show(_: JsonCall) -> tuple[int, Any]:
         return 200, api.show()
 
     async def prefetch(call: JsonCall) -> tuple[int, Any]:
+        if not known():
+            raise ModelUnavailable("the server is starting and doesn't know its models yet; try again when it is ready")
         return 200, api.prefetch(call.body)
 
     async def evict(call: JsonCall) -> tuple[int, Any]:

@@ -35,6 +35,7 @@ from salver.core.errors import (
     StoreUnavailable,
     UnknownModel,
     UnsupportedRequest,
+    VersionExists,
 )
 from salver.core.registry import AuditEntry, ModelVersion, RegisteredModel, VersionMetadata
 from salver.registration.garbage import GarbageCollector
@@ -384,7 +385,11 @@ class ModelStore:
         stored = [(path, blobs[sha256]) for sha256, path in here.items() if path is not None]
         self._each(lambda each: self.artifacts.put_blob(each[0], each[1], consume=True), stored)
         self.artifacts.put_manifest(upload.manifest)
-        version = self._register(upload, config, actor)
+        try:
+            version = self._register(upload, config, actor)
+        except VersionExists:  # a push that was committed meanwhile: no commit of this one can succeed any more
+            self._uploads.remove(upload_id)
+            raise
         self._uploads.remove(upload_id)
         return version
 
@@ -430,9 +435,10 @@ class ModelStore:
                 idle = node.loaded.get(f"{name}/{version}")
                 ago = _RECENTLY_USED if idle is None else idle + node.age_seconds
                 if ago < _RECENTLY_USED:
+                    where = f" by the server at {node.url}" if node.url else ""
                     raise ModelInUse(
-                        f"version {version} of model '{name}' was used {ago:.0f} s ago by the server at {node.url}; it "
-                        f"can be deleted {_RECENTLY_USED:.0f} s after its last request, or at once with force=true"
+                        f"version {version} of model '{name}' was used {ago:.0f} s ago{where}; it can be deleted "
+                        f"{_RECENTLY_USED:.0f} s after its last request, or at once with force=true"
                     )
 
     def _each(self, ask: Callable[[Any], T], values: Sequence[Any]) -> list[T]:
