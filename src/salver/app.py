@@ -26,6 +26,7 @@ from salver.core.errors import SalverError
 from salver.engine import Engine
 from salver.frontends.cache_api import cache_app
 from salver.frontends.cluster_api import cluster_app
+from salver.frontends.graph_api import GraphApp
 from salver.frontends.http import Receive, Scope, Send
 from salver.frontends.json_api import JsonApi
 from salver.frontends.management_api import ManagementApp
@@ -84,9 +85,10 @@ class Applications:
 
 @dataclass(frozen=True, slots=True)
 class ApiApp:
-    """Passes calls of ``/api`` on: of the cache, and of the model store and its servers where there is one."""
+    """Passes calls of ``/api`` on: of graphs, the cache, and the model store and its servers where there is one."""
 
     cache: JsonApi
+    graphs: Application
     cluster: JsonApi | None
     store: Application | None
 
@@ -94,6 +96,8 @@ class ApiApp:
         """The ASGI application."""
         if self.cluster is not None and scope["path"].startswith("/api/v1/cluster"):
             return self.cluster(scope, receive, send)
+        if scope["path"].startswith("/api/v1/graphs"):
+            return self.graphs(scope, receive, send)
         if self.store is None or scope["path"].startswith("/api/v1/cache"):
             return self.cache(scope, receive, send)
         return self.store(scope, receive, send)
@@ -127,6 +131,7 @@ def build_applications(
         ),
         management=ApiApp(
             cache=cache_app(engine.models, failed=failed, known=lambda: engine.repository.loaded),
+            graphs=GraphApp(engine.models, max_request_bytes=settings.max_request_bytes, failed=failed),
             cluster=None
             if neighbours is None
             else cluster_app(neighbours.nodes, neighbours.place, node_id=neighbours.node_id, failed=failed),

@@ -19,7 +19,7 @@ from salver.core.errors import InvalidConfig, LoadError, SalverError
 from salver.core.events import Emit, InstanceRestarted
 from salver.core.model import ModelSpec
 from salver.monitoring.statistics import ModelStatistics
-from salver.runtimes.base import LoadedModel, Runtime
+from salver.runtimes.base import ComposedModel, LoadedModel, Runtime
 from salver.runtimes.instance import Instance
 from salver.runtimes.process.launcher import ProcessLauncher
 from salver.runtimes.table import carries_code
@@ -101,6 +101,8 @@ class Loader:
             else:
                 model, memory_bytes = await self._load_model(spec)
                 models.append(model)
+                if isinstance(model, ComposedModel):
+                    await model.connect()
                 for _ in range(copies(spec, model) - 1 if self._measuring is not None else 0):
                     copy, more = await self._load_model(spec)
                     models.append(copy)
@@ -254,6 +256,8 @@ async def _close_all(spec: ModelSpec, executors: Sequence[ClosingExecutor], mode
 
 async def _close(spec: ModelSpec, model: LoadedModel) -> None:
     try:
+        if isinstance(model, ComposedModel):
+            await model.disconnect()
         await asyncio.get_running_loop().run_in_executor(None, model.close)
     except Exception:  # noqa: BLE001  nobody waits for it who could do more than read the log
         _log.exception("closing model '%s' version %s failed", spec.name, spec.version)

@@ -22,6 +22,7 @@ from salver.cache.offer import Offer
 from salver.cache.reservations import WAIT_SECONDS, Reservations
 from salver.core.errors import (
     DeadlineExceeded,
+    InvalidArtifact,
     LoadError,
     ModelUnavailable,
     Overloaded,
@@ -36,7 +37,7 @@ from salver.core.events import (
     ModelReady,
     ModelUnloaded,
 )
-from salver.core.model import ModelSpec, ModelState
+from salver.core.model import ModelSpec, ModelState, version_order
 from salver.core.signature import Signature
 from salver.monitoring.metrics import CacheSnapshot
 from salver.monitoring.statistics import ModelStatistics
@@ -285,6 +286,18 @@ class ModelCache(Catalogue):
             assert loaded is not None  # it counts to nobody's share
             return loaded
 
+    async def load_private(self, spec: ModelSpec) -> LoadedVersion:
+        """Load what no request can ask for: a function that comes with a graph. :meth:`retire_private` ends it.
+
+        Raises:
+            LoadError: it can't be loaded.
+        """
+        return await self._loader.load(spec, statistics=ModelStatistics(), on_change=_nothing_changes)
+
+    async def retire_private(self, loaded: LoadedVersion) -> None:
+        """Close what :meth:`load_private` has given, once its requests have ended."""
+        await asyncio.shield(self._loader.retire(loaded))
+
     async def unload(self, name: str, version: str, *, forget: bool = False, timeout: float = 30.0) -> None:
         """Take a version out of service, and close it when the requests that use it have ended.
 
@@ -455,6 +468,8 @@ class ModelCache(Catalogue):
             started = perf_counter()
             known.statistics = known.statistics or ModelStatistics()
             loaded = await self._loader.load(spec, statistics=known.statistics, on_change=self._instance_changed)
+            if offer is None:
+                self._check_graphs(loaded)
         except BaseException as error:
             if reserved is not None:
                 reserved.give_up()
@@ -479,6 +494,32 @@ class ModelCache(Catalogue):
             self._retire(replaced, evicted=False)
         self._instance_changed(loaded)  # while it was made ready, it may have died
         return loaded
+
+    def _check_graphs(self, loaded: LoadedVersion) -> None:
+        """Refuse a version that a graph which serves couldn't work with; it is closed.
+
+        Raises:
+            InvalidArtifact: there is such a graph.
+        """
+
+        def leads_here(version: str) -> bool:
+            known = self._models[loaded.name]
+            if version:
+                return loaded.version in (version, known.aliases.get(version, version))
+            newest = max([loaded.version, *known.usable()], key=version_order)
+            return newest == loaded.version
+
+        for graph in self.loaded():
+            if graph.composed is None or (graph.name, graph.version) == (loaded.name, loaded.version):
+                continue
+            try:
+                graph.composed.check_change(loaded.name, leads_here, loaded.signature)
+            except LoadError as error:
+                self._loader.retire(loaded)
+                raise InvalidArtifact(
+                    f"it would break graph '{graph.name}' version {graph.version}, which asks this model: {error}; let "
+                    "the graph name the version that it needs, or change both under new names"
+                ) from error
 
     async def _evict(self, loaded: LoadedVersion, reason: str) -> None:
         """Take a version that nobody holds out of service, and wait until it is closed."""
@@ -516,3 +557,7 @@ class ModelCache(Catalogue):
                 f"{known.loading.waiters} requests wait for model '{known.name}' to be loaded, as many as may "
                 "(max_queue); try again later"
             )
+
+
+def _nothing_changes(loaded: LoadedVersion) -> None:
+    """Nobody is told of its instances."""

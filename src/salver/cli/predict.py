@@ -70,7 +70,7 @@ def predict(
     json: Annotated[bool, typer.Option("--json", help="Print JSON: an object of the outputs by name.")] = False,
 ) -> None:
     """Run a model once, on a server or from its file."""
-    parameters = _parameters(parameter or [])
+    parameters = read_parameters(parameter or [])
     if url is None and Path(model).exists():
         parts = _from_file(Path(model), input or [], output, parameters, version, allow_code)
     else:
@@ -140,7 +140,8 @@ def _from_server(
     yield answer
 
 
-def _parameters(arguments: list[str]) -> Parameters:
+def read_parameters(arguments: list[str]) -> Parameters:
+    """Parameters from NAME=VALUE; values are JSON, or text."""
     import orjson
 
     parameters: Parameters = {}

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from salver.cli import alias, cache, check, delete, download, list, predict, push, serve, show, version
+from salver.cli import alias, cache, check, delete, download, graph, list, predict, push, serve, show, version
 from salver.core.errors import SalverError
 
 INTERRUPTED = 130
@@ -51,6 +51,7 @@ app = typer.Typer(
 )
 for module in (serve, predict, push, list, show, alias, delete, download, cache, check, version):
     app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
+app.add_typer(graph.graph, name="graph", epilog=graph.EXAMPLES)
 
 
 def _show_version(asked: bool) -> None:

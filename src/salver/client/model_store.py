@@ -237,23 +237,29 @@ class ModelStoreClient:
         return found
 
     def send(
-        self, method: str, path: str, body: bytes, content_type: str, *, answers_within: float | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        content_type: str,
+        *,
+        answers_within: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """One call; its answer, whatever the status is.
 
         Args:
             answers_within: seconds for an answer that takes long; the client's timeout by default.
+            headers: more of them.
         """
-        headers = {"content-type": content_type} if body else {}
+        sent = ({"content-type": content_type} if body else {}) | dict(headers or {})
         timeout = self.http.timeout
         if answers_within is not None:
             timeout = httpx2.Timeout(
                 connect=timeout.connect, read=answers_within, write=timeout.write, pool=timeout.pool
             )
         try:
-            response = self.http.request(
-                method, self.url + _PREFIX + path, content=body, headers=headers, timeout=timeout
-            )
+            response = self.http.request(method, self.url + _PREFIX + path, content=body, headers=sent, timeout=timeout)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise failure(error, self.url, self.http.timeout) from error
         return Answer(response.status_code, response.headers, response.content)

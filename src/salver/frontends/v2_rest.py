@@ -234,7 +234,7 @@ class RestApp:
             if body is None or message.get("more_body") or len(body) > self._limit or b"content-encoding" in headers:
                 body = await self._body(receive, headers, message)
         self._api.admit(model, version, _known_priority(body))
-        length = _json_length(headers) if _LENGTH_HEADER in headers else None
+        length = json_length(headers) if _LENGTH_HEADER in headers else None
         if length == 0:
             signature = await self._api.signature(model, version)
             request, encoding = decode_raw_request(body, signature, model=model, version=version)
@@ -416,7 +416,12 @@ async def _compressed(answer: bytes, accepted: bytes, headers: list[tuple[bytes,
     return await asyncio.to_thread(compress, answer, coding)
 
 
-def _json_length(headers: Headers) -> int | None:
+def json_length(headers: Headers) -> int | None:
+    """The bytes of JSON before the binary data; None where all is JSON.
+
+    Raises:
+        MalformedBody: the header isn't a number.
+    """
     value = headers.get(_LENGTH_HEADER)
     if value is None:
         return None

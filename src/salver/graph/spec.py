@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from pydantic.json_schema import JsonSchemaValue
 
 from salver.config.explain import suggestion
-from salver.config.quantities import Seconds
+from salver.config.quantities import Seconds, Size
 from salver.core.errors import InvalidRequest
 from salver.core.model import check_model_name, check_version
 from salver.core.tensor import DTYPES, MAX_RANK
@@ -337,6 +337,7 @@ class StepConfig(_Strict):
         default=(), description="Steps that have to end before, though their outputs aren't used."
     )
     isolation: Literal["thread", "process"] | None = Field(default=None, description="Where a function runs.")
+    instances: Integer | None = Field(default=None, ge=1, le=64, description="Calls of a function that run at a time.")
 
     @field_validator("name", mode="after")
     @classmethod
@@ -375,8 +376,9 @@ class StepConfig(_Strict):
             raise ValueError(f"'parameters' are for 'model', not for '{self.kind}'")
         if self.split_by is not None and self.split is None:
             raise ValueError("'split_by' goes with 'split'")
-        if self.isolation is not None and self.function is None:
-            raise ValueError("'isolation' goes with 'function'; a model's is in its own model.yaml")
+        for key in ("isolation", "instances"):
+            if getattr(self, key) is not None and self.function is None:
+                raise ValueError(f"'{key}' goes with 'function'; a model's is in its own model.yaml")
         self._check_switch()
         if self.split is not None and any(branch.weight is None for branch in self.split):
             raise ValueError("each step of 'split' needs a 'weight'")
@@ -431,6 +433,7 @@ class GraphConfig(_Strict):
         default_factory=dict, description="Parameters that requests may have, with their default values."
     )
     timeout: Seconds | None = Field(default=None, gt=0, description="How long a request may take.")
+    max_step_bytes: Size = Field(default=1 << 30, description="A step whose outputs take more fails.")
 
     @model_validator(mode="after")
     def _names(self) -> GraphConfig:
@@ -452,6 +455,17 @@ def _check_names(steps: tuple[StepConfig, ...], outputs: tuple[OutputConfig, ...
     named = [output.name for output in outputs]
     if len(set(named)) != len(named):
         raise ValueError("two outputs have the same name")
+
+
+def all_steps(graph: GraphConfig | InlineGraph) -> Iterator[StepConfig]:
+    """A graph's steps and those inside them, inline graphs' too."""
+    waiting = list(graph.steps)
+    while waiting:
+        step = waiting.pop(0)
+        yield step
+        waiting += [inner for _, inner in step.inner()]
+        if step.graph is not None:
+            waiting += step.graph.steps
 
 
 def function_file(function: str) -> tuple[str, str]:

@@ -39,6 +39,7 @@ from salver.core.errors import (
 )
 from salver.core.registry import AuditEntry, ModelVersion, RegisteredModel, VersionMetadata
 from salver.registration.garbage import GarbageCollector
+from salver.registration.graphs import RegisteredGraphs
 from salver.registration.probe.limits import ProbeLimits
 from salver.registration.probe.prober import Prober
 from salver.registration.probing import ProbeQueue
@@ -123,10 +124,19 @@ class ModelStore:
         self._quick = ThreadPoolExecutor(_QUICK_THREADS, "salver-store")
         self._transfers = ThreadPoolExecutor(_TRANSFER_THREADS, "salver-transfer")
         self._prober = Prober(parallel=parallel_probes)
+        self._graphs = RegisteredGraphs(
+            registry=registry,
+            cache=cache,
+            prober=self._prober,
+            run=self._run,
+            allow_code=allow_code,
+            limits=limits,
+        )
         self._probes = ProbeQueue(
             registry=registry,
             cache=cache,
             prober=self._prober,
+            graphs=self._graphs,
             run=self._run,
             run_long=self._run_long,
             changed=self._tell,
@@ -259,7 +269,14 @@ class ModelStore:
         return await self._run(self.registry.resolve, name, reference)
 
     async def set_alias(self, name: str, alias: str, version: str, *, actor: str) -> None:
-        """Let an alias point to a READY version. Raises InvalidRequest, UnknownModel, Conflict, StoreUnavailable."""
+        """Let an alias point to a READY version.
+
+        Raises:
+            InvalidRequest, UnknownModel: there is no such version, or the alias can't be one.
+            Conflict: the version isn't READY, or a graph couldn't work with it.
+            StoreUnavailable: the registry can't be reached.
+        """
+        await self._graphs.check_alias(name, alias, version)
         await self._run(self.registry.set_alias, name, alias, version, actor=actor)
         await self._tell()
 

@@ -42,6 +42,8 @@ _BY_CONTENT = {
 }
 """Suffixes that many things have: what the file begins with tells."""
 
+_GRAPH_YAML = "graph.yaml"
+
 _FOLDERS: tuple[tuple[str, tuple[frozenset[str], ...]], ...] = (
     ("tensorflow", (frozenset({"saved_model.pb", "saved_model.pbtxt"}),)),
     ("mlflow", (frozenset({"MLmodel"}),)),
@@ -83,6 +85,8 @@ def detect(path: Path, runtime: str | None = None) -> tuple[str, Path]:
     if runtime is not None and runtime not in _SUFFIXES.values():
         return runtime, path
     names = {file.name for file in files}
+    if _GRAPH_YAML in names and runtime in (None, "graph"):
+        return "graph", path
     if (path / "MAR-INF" / "MANIFEST.json").is_file():
         names.add("MAR-INF")
     if MLMODEL in names and runtime != "mlflow":

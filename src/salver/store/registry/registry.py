@@ -139,6 +139,13 @@ class Registry:
             query = select(versions).where(versions.c.state == VersionState.PENDING.value, free)
             return [version_from(row) for row in connection.execute(query.order_by(versions.c.revision))]
 
+    def ready_of(self, runtime: str) -> list[ModelVersion]:
+        """READY versions that a runtime loads, in order of their names."""
+        with self._database.read() as connection:
+            query = select(versions).where(versions.c.state == VersionState.READY.value, versions.c.runtime == runtime)
+            ordered = query.order_by(versions.c.name, versions.c.revision)
+            return [version_from(row) for row in connection.execute(ordered)]
+
     def set_ready(
         self, name: str, version: str, *, runtime: str, signature: Signature, probe: Probe, actor: str
     ) -> ModelVersion:
