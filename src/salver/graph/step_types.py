@@ -119,8 +119,10 @@ class StepTypes:
         self._note = note
         self.answers: list[dict[str, TensorType]] = []
 
-    def look_at(self, step: StepConfig, tensors: Tensors, path: KeyPath, name: str) -> Given:
-        """What a step gives."""
+    def look_at(
+        self, step: StepConfig, tensors: Tensors, path: KeyPath, name: str, *, is_chosen: bool = False
+    ) -> Given:
+        """What a step gives; ``is_chosen``: its condition is known to be true."""
         given = self._kind(step, tensors, path, name)
         if given.answers:
             self._condition(step, tensors, path, name)
@@ -129,7 +131,8 @@ class StepTypes:
             given = self._renamed(step.outputs, given, path, name)
         if step.fallback is not None:
             given = self._with_fallback(step, given, tensors, path, name)
-        if self._condition(step, tensors, path, name) or step.optional:
+        is_conditional = self._condition(step, tensors, path, name)
+        if (is_conditional and not is_chosen) or step.optional:
             given = given.all_optional()
         return given
 
@@ -222,10 +225,8 @@ class StepTypes:
         looked = []
         for index, case in enumerate(cases):
             inner = f"{name}/{case.name or case.model or index + 1}"
-            given = self.look_at(case, tensors, (*path, index), inner)
-            if is_switch and case.when is not None and not given.answers:
-                # Its condition chooses it: that alone doesn't make its outputs missing.
-                given = self._kind_again(case, tensors, (*path, index), inner)
+            # The condition of a case chooses it: that alone doesn't make its outputs missing.
+            given = self.look_at(case, tensors, (*path, index), inner, is_chosen=is_switch)
             looked.append(given)
         chosen = [each for each in looked if not each.answers]
         if not chosen:
@@ -240,16 +241,6 @@ class StepTypes:
             missing = may_skip or len(known) < len(chosen)
             result.outputs[key] = replace(merge, optional=merge.optional or missing)
         return result
-
-    def _kind_again(self, case: StepConfig, tensors: Tensors, path: KeyPath, name: str) -> Given:
-        """What a case gives once it is chosen; what is wrong was noted already."""
-        note, self._note = self._note, lambda path, problem: None
-        answers = list(self.answers)
-        try:
-            return self.look_at(case.model_copy(update={"when": None}), tensors, path, name)
-        finally:
-            self._note = note
-            self.answers = answers
 
     def _ensemble(self, step: StepConfig, tensors: Tensors, path: KeyPath, name: str) -> Given:
         ensemble = step.ensemble
