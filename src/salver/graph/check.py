@@ -187,7 +187,7 @@ def _order(needs: Mapping[str, frozenset[str]]) -> tuple[list[str], list[str]]:
     while True:
         after = min(need for need in needs[way[-1]] if need not in done)
         if after in way:
-            return order, way[way.index(after) :][::-1]
+            return order, way[way.index(after) :]
         way.append(after)
 
 
