@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from salver.core.errors import InvalidConfig
 from salver.core.signature import TensorSpec
 from salver.graph.host import Host
 from salver.graph.plan import Plan
@@ -15,7 +16,7 @@ from salver.graph.steps.ensemble import Ensemble
 from salver.graph.steps.map import ITEM_INDEX, Map
 from salver.graph.steps.step import Step
 from salver.graph.steps.values import Answer, Values
-from salver.graph.transforms import CompiledSource, compile_source
+from salver.graph.transforms import CompiledSource, TransformError, compile_source
 
 
 class Compiler:
@@ -31,14 +32,25 @@ class Compiler:
         self._known_outputs = known_outputs
 
     def graph(self, config: GraphConfig | InlineGraph, prefix: str = "") -> Plan:
-        """The plan of a graph."""
+        """The plan of a graph.
+
+        Raises:
+            InvalidConfig: it was not checked, and doesn't hold.
+        """
         steps = [self._step(step, f"{prefix}{step.name}") for step in config.steps]
-        plan = Plan(steps, config.outputs, {output.name: compile_source(output) for output in config.outputs})
+        sources = {output.name: _source(output, f"output {output.name!r}") for output in config.outputs}
+        plan = Plan(steps, config.outputs, sources)
         for step in steps:
             _ask(step, plan.used(step))
         return plan
 
     def _step(self, config: StepConfig, name: str) -> Step:
+        try:
+            return self._compiled(config, name)
+        except ValueError as error:  # a source or a condition
+            raise InvalidConfig(f"step {name!r}: {error}") from None
+
+    def _compiled(self, config: StepConfig, name: str) -> Step:
         fallback = self._fallback(config, name)
         if config.model is not None:
             return ModelCall(config, name, fallback, _sources(config.inputs), self._host)
@@ -86,6 +98,13 @@ class Compiler:
 
 def _sources(sources: Mapping[str, SourceConfig]) -> dict[str, CompiledSource]:
     return {name: compile_source(source) for name, source in sources.items()}
+
+
+def _source(source: SourceConfig, whose: str) -> CompiledSource:
+    try:
+        return compile_source(source)
+    except TransformError as error:
+        raise InvalidConfig(f"{whose}: {error}") from None
 
 
 def _ask(step: Step, used: frozenset[str]) -> None:

@@ -24,8 +24,9 @@ from salver.graph.check import check_graph
 from salver.graph.compile import Compiler
 from salver.graph.functions import function_specs
 from salver.graph.host import Callee, Function, Host
+from salver.graph.plan import Plan
 from salver.graph.scope import Answered, Scope, StepFailed, Trace
-from salver.graph.spec import GraphConfig, ModelReference, StepConfig
+from salver.graph.spec import GraphConfig, ModelReference, StepConfig, all_steps
 from salver.graph.steps.call import FunctionCall, ModelCall
 from salver.graph.steps.ensemble import Ensemble
 from salver.graph.steps.step import Step
@@ -73,7 +74,7 @@ class GraphModel(ComposedModel):
 
     Attributes:
         config: the graph.
-        plan: its steps.
+        plan: its steps; none before it is connected.
         traces: time lines of some of the last requests, the newest at the end.
     """
 
@@ -92,8 +93,8 @@ class GraphModel(ComposedModel):
         self._allow_code = allow_code
         self._callees: dict[ModelReference, Callee | SalverError] = {}
         self._functions: dict[str, Function] = {}
-        self.plan = Compiler(host, self._known_outputs).graph(config)
-        self._steps = [each for step in self.plan.steps for each in step.all()]
+        self.plan = Plan((), (), {})
+        self._steps: list[Step] = []
         self._references = {tensor.name: f"inputs.{tensor.name}" for tensor in config.inputs}
         self._key = (spec.name, spec.version)
         self._last_sample_ns = 0
@@ -110,10 +111,12 @@ class GraphModel(ComposedModel):
             LoadError: a function of it can't be loaded.
         """
         await self._load_functions()
-        models = {step.model for step in self._steps if isinstance(step, ModelCall)}
+        models = {ModelReference.parse(step.model) for step in all_steps(self.config) if step.model is not None}
         for model, found in zip(models, await asyncio.gather(*map(self._describe, models)), strict=True):
             self._callees[model] = found
         self.signature = self.check(self._signature_of)
+        self.plan = Compiler(self._host, self._known_outputs).graph(self.config)
+        self._steps = [each for step in self.plan.steps for each in step.all()]
         for step in self._steps:
             if isinstance(step, ModelCall):
                 callee = self._callees[step.model]
@@ -183,12 +186,14 @@ class GraphModel(ComposedModel):
         """Answer a request, and tell what each step got and gave. Errors are returned, since the way there matters."""
         scope = self._scope(request, inputs)
         scope.trace = Trace(keeps_tensors=True)
+        came, started = time(), perf_counter_ns()
         answer: Outputs | SalverError
         try:
-            answer = await self._traced(scope)
+            answer = await self._run(scope)
         except SalverError as error:
             answer = error
-        return answer, self.traces.pop()
+        told = str(answer) if isinstance(answer, SalverError) else ""
+        return answer, RequestTrace(scope.id, came, started, perf_counter_ns(), scope.trace, told)
 
     async def answers(self, request: InferenceRequest, inputs: Inputs) -> AsyncGenerator[Outputs, None]:
         """See :meth:`ComposedModel.answers`: all steps run, and the last one's answers are the graph's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from salver.core.errors import ModelFailed
+from salver.core.errors import InvalidConfig, ModelFailed
 from salver.graph.scope import Scope
 from salver.graph.spec import OutputConfig
 from salver.graph.steps.side_by_side import side_by_side
@@ -15,12 +15,15 @@ from salver.runtimes.base import Outputs
 
 
 class Plan:
-    """The steps of a graph, and what each waits for. They have been checked: there is no cycle.
+    """The steps of a graph, and what each waits for.
 
     Args:
         steps: the graph's own, not those inside them.
         outputs: the graph's outputs.
         sources: where they come from, by name.
+
+    Raises:
+        InvalidConfig: steps need each other.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class Plan:
         for index, each in enumerate(needs):
             for need in each:
                 self._dependents[need].append(index)
-        self._order = _order(needs, self._dependents)
+        self._order = _order(self.steps, needs, self._dependents)
         wanted = self.output_references()
         self._reads = [step.references() for step in steps]
         self._uses: dict[str, int] = {}
@@ -188,7 +191,7 @@ class _Run:
         return ready
 
 
-def _order(needs: Sequence[frozenset[int]], dependents: Sequence[Sequence[int]]) -> list[int]:
+def _order(steps: Sequence[Step], needs: Sequence[frozenset[int]], dependents: Sequence[Sequence[int]]) -> list[int]:
     """The steps so that each comes after what it needs."""
     waits = [len(each) for each in needs]
     order = [index for index, count in enumerate(waits) if not count]
@@ -197,5 +200,8 @@ def _order(needs: Sequence[frozenset[int]], dependents: Sequence[Sequence[int]])
             waits[dependent] -= 1
             if not waits[dependent]:
                 order.append(dependent)
-    assert len(order) == len(needs), "the graph was checked, and has no cycle"
+    if len(order) < len(needs):
+        raise InvalidConfig(
+            "steps need each other: " + ", ".join(step.key for index, step in enumerate(steps) if index not in order)
+        )
     return order
