@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
-from pydantic.json_schema import JsonSchemaValue
 
 from salver.config.explain import suggestion
 from salver.config.quantities import Seconds, Size
@@ -481,8 +480,3 @@ def function_file(function: str) -> tuple[str, str]:
     if file.is_absolute() or ".." in file.parts:
         raise ValueError(f"{function[:80]!r} leads out of the graph's folder")
     return found["file"], found["name"]
-
-
-def schema() -> JsonSchemaValue:
-    """The JSON schema of ``graph.yaml``."""
-    return GraphConfig.model_json_schema()

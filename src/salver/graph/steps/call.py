@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 from salver.core.errors import ModelFailed
 from salver.core.request import InferenceRequest, Parameters
 from salver.core.signature import Signature
-from salver.core.tensor import Array
 from salver.graph.host import Callee, Function, Host
 from salver.graph.scope import Scope
 from salver.graph.spec import ModelReference, StepConfig
@@ -166,14 +165,3 @@ class FunctionCall(Call):
             checked, self._asked, scope.parameters, priority=scope.priority, deadline=scope.deadline
         )
         return outputs, ""
-
-
-def calls(steps: Iterator[Step]) -> Iterator[Call]:
-    """Those of the steps that call something."""
-    return (step for step in steps if isinstance(step, Call))
-
-
-def missing_output(name: str, outputs: Mapping[str, Array]) -> ModelFailed:
-    """A step didn't give what others wait for."""
-    came = ", ".join(map(repr, outputs)) or "nothing"
-    return ModelFailed(f"it gave no output {name!r}, but {came}")
