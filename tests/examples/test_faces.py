@@ -108,6 +108,19 @@ def test_every_face_of_the_photo_is_changed(client: Client) -> None:
     assert changed[0] < changed[1] / 2
 
 
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
+def test_pictures_of_any_mode_that_lie_on_their_side(client: Client, mode: str) -> None:
+    with Image.open(COLLINS) as image:
+        lying = image.transpose(Image.Transpose.ROTATE_90).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees to the right
+    file = io.BytesIO()
+    lying.save(file, "jpeg" if mode in ("L", "CMYK") else "png", exif=exif)
+    picture, faces = swap(client, HOPPER.read_bytes(), file.getvalue())
+    assert picture.shape == (512, 512, 3)
+    np.testing.assert_allclose(faces, [[177, 66, 275, 176]], atol=4)
+
+
 def test_many_at_once_get_the_same_picture(server: Server, client: Client) -> None:
     alone, _ = swap(client, COLLINS.read_bytes(), HOPPER.read_bytes())
 
