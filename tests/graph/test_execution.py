@@ -12,7 +12,14 @@ import pytest
 from gates import until
 from graph_host import FakeHost, ask, load
 
-from salver.core.errors import DeadlineExceeded, InvalidInput, ModelFailed, ModelUnavailable, UnsupportedRequest
+from salver.core.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    InvalidRequest,
+    ModelFailed,
+    ModelUnavailable,
+    UnsupportedRequest,
+)
 from salver.core.request import InferenceRequest
 from salver.core.tensor import Array
 from salver.graph.scope import Trace
@@ -555,6 +562,32 @@ steps:
     )
     with pytest.raises(ModelFailed, match=r"step 'b': its condition 'inputs\.x > 1'"):
         await ask(model, x=[1, 2])
+
+
+async def test_declared_parameters_have_defaults_and_a_kind(host: FakeHost) -> None:
+    model = await load(
+        """
+parameters: {level: 3.0, count: 2, name: me, fast: true}
+inputs: [{name: x}]
+outputs: [{name: y, from: s.y}]
+steps:
+- {name: s, values: {y: {parameter: level}}}
+""",
+        host,
+    )
+    x = np.array(1)
+    assert (await ask(model, x=x))["y"] == 3
+    given = InferenceRequest("g", "", {"x": x}, parameters={"level": 4, "other": "any"})
+    assert (await model.answer(given, given.inputs))["y"] == 4
+    for name, value, kind in (
+        ("level", "high", "a number"),
+        ("count", 1.5, "a whole number"),
+        ("fast", 1, "true or false"),
+        ("name", 1, "a text"),
+    ):
+        wrong = InferenceRequest("g", "", {"x": x}, parameters={name: value})
+        with pytest.raises(InvalidRequest, match=f"parameter '{name}' must be {kind}, got"):
+            await model.answer(wrong, wrong.inputs)
 
 
 async def test_a_graph_does_not_call_itself(host: FakeHost) -> None:

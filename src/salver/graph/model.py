@@ -12,12 +12,13 @@ from typing import TypeAlias
 
 from salver.config.document import Document
 from salver.core.errors import (
+    InvalidRequest,
     ModelFailed,
     SalverError,
     UnsupportedRequest,
 )
 from salver.core.model import ModelSpec
-from salver.core.request import InferenceRequest, Parameters
+from salver.core.request import InferenceRequest, Parameter, Parameters
 from salver.core.signature import Signature, TensorSpec
 from salver.core.tensor import DTYPES, Array, datatype_of
 from salver.graph.check import check_graph
@@ -39,6 +40,7 @@ MAX_DEPTH = 16
 """Graphs in graphs in graphs; more are taken for a mistake."""
 
 _KEPT_TRACES = 20
+_KINDS: dict[type[Parameter], str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _SAMPLE_NS = 100_000_000
 """A time line is kept of one request in so many nanoseconds at most: it costs a microsecond a step."""
 
@@ -240,13 +242,24 @@ class GraphModel(ComposedModel):
         references = self._references
         return Scope(
             {references[name]: array for name, array in inputs.items()},
-            {**self.config.parameters, **request.parameters} if self.config.parameters else request.parameters,
+            self._parameters(request.parameters) if self.config.parameters else request.parameters,
             deadline,
             request.priority,
             request.id,
             (*within, self._key),
             max_step_bytes=self.config.max_step_bytes,
         )
+
+    def _parameters(self, given: Parameters) -> Parameters:
+        """The request's parameters with those that the graph declares, which are of the kind of their default."""
+        parameters: Parameters = {**self.config.parameters, **given}
+        for name, default in self.config.parameters.items():
+            value = parameters[name]
+            if isinstance(default, float) and type(value) is int:
+                parameters[name] = float(value)
+            elif type(value) is not type(default):
+                raise InvalidRequest(f"parameter {name!r} must be {_KINDS[type(default)]}, got {value!r}")
+        return parameters
 
     async def _run(self, scope: Scope) -> Outputs:
         try:
