@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -130,17 +131,22 @@ def test_a_file_of_a_web_server_is_pushed(store_server: Server, web: WebServer, 
 
 async def test_ctrl_c_leaves_nothing_of_a_download(store_server: Server, web: WebServer, downloads: Path) -> None:
     web.failures = 1000  # it is repeated
-    command = [SALVER, "push", f"{web.url}/model.onnx", "--name", "later", "--url", store_server.url]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = ["push", f"{web.url}/model.onnx", "--name", "later", "--url", store_server.url]
+    process = await asyncio.create_subprocess_exec(
+        SALVER, *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
     try:
         await until(lambda: bool(web.asked))
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        async with asyncio.timeout(60):
+            _, errors = await process.communicate()
     finally:
-        process.kill()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode == 130
-    assert "Traceback" not in errors
-    assert list(downloads.iterdir()) == []
+    assert b"Traceback" not in errors
+    assert await asyncio.to_thread(os.listdir, downloads) == []
 
 
 def test_a_folder_of_a_bucket_is_pushed(store_server: Server, model: Path, downloads: Path) -> None:
