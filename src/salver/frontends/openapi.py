@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from salver.frontends import openapi_examples as examples
 from salver.frontends.openapi_cache import CACHE_SCHEMAS, CACHE_TAG, CLUSTER_TAG, cache_paths
+from salver.frontends.openapi_graphs import GRAPH_SCHEMAS, GRAPH_TAG, graph_paths
 from salver.frontends.openapi_management import MANAGEMENT_PARAMETERS, TAG, management_paths
 from salver.frontends.openapi_management_schemas import MANAGEMENT_SCHEMAS
 from salver.frontends.openapi_parts import (
@@ -34,6 +35,7 @@ _TAGS: Final = (
     ("inference", "Ask a model."),
     ("models", "What a model takes and gives, and how it does."),
     ("repository", "Which models there are; load and unload them."),
+    GRAPH_TAG,
     TAG,
     CACHE_TAG,
     CLUSTER_TAG,
@@ -105,7 +107,8 @@ _INFERENCE_ERRORS: Final = ("400", "404", "429", "499", "501", "503", "504")
 
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
-    paths = _server_paths() | _monitoring_paths() | _repository_paths() | management_paths() | cache_paths()
+    paths = _server_paths() | _monitoring_paths() | _repository_paths()
+    paths |= graph_paths() | management_paths() | cache_paths()
     for version_path in ("", "/versions/{version}"):
         paths |= _model_paths(f"/v2/models/{{model}}{version_path}", "Version" if version_path else "")
     return {
@@ -120,7 +123,7 @@ def document() -> dict[str, Any]:
         "tags": [{"name": name, "description": description} for name, description in _TAGS],
         "paths": paths,
         "components": {
-            "schemas": SCHEMAS | MANAGEMENT_SCHEMAS | CACHE_SCHEMAS,
+            "schemas": SCHEMAS | GRAPH_SCHEMAS | MANAGEMENT_SCHEMAS | CACHE_SCHEMAS,
             "parameters": _PARAMETERS | MANAGEMENT_PARAMETERS,
             "responses": {status: _error(status, meaning) for status, meaning in _ERRORS.items()},
         },

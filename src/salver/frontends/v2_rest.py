@@ -159,7 +159,7 @@ class RestApp:
                     self._inferences[path] = (model, version)
         except Departed as error:
             _log.debug("%s %s: the client left while its request ran", scope["method"], path)
-            await _close_off(error, send)
+            await close_off(error, send)
         except ClientLeft:
             _log.debug("%s %s: the client left", scope["method"], path)
         except Exception as error:  # noqa: BLE001  the last line of defence: nothing else may reach the client
@@ -197,25 +197,6 @@ class RestApp:
             raise MethodNotAllowed(f"{path} takes {' or '.join(handlers)}, not {method}", allowed=tuple(handlers))
         return handler, model, version
 
-    async def _body(self, receive: Receive, headers: Headers, first: Message | None = None) -> bytes:
-        body = await read_body(receive, headers, limit=self._limit, first=first)
-        coding = headers.get(b"content-encoding")
-        if coding is None:
-            return body
-        name = coding.decode("latin-1").strip().lower()
-        return await asyncio.to_thread(decompress, body, name, limit=self._limit)
-
-    async def _timed_body(self, receive: Receive, headers: Headers) -> tuple[bytes, float | None]:
-        """The body, and the deadline that the headers give the request, which holds for its arrival already."""
-        if TIMEOUT_HEADER not in headers:
-            return await self._body(receive, headers), None
-        seconds = parse_request_timeout(headers[TIMEOUT_HEADER])
-        deadline = monotonic() + seconds
-        async with before(deadline, seconds):
-            body = await self._body(receive, headers)
-        check_deadline(deadline)
-        return body, deadline
-
     async def _first_inference(self, call: Call) -> None:
         self._api.check(call.model, call.version)  # an unknown model is refused before the body is read
         await self._infer(call.model, call.version, call.headers, call.scope, call.receive, call.send)
@@ -227,12 +208,12 @@ class RestApp:
         body: bytes | None
         deadline = None
         if TIMEOUT_HEADER in headers:
-            body, deadline = await self._timed_body(receive, headers)
+            body, deadline = await timed_body(receive, headers, limit=self._limit)
         else:
             message = await receive()
             body = message.get("body")
             if body is None or message.get("more_body") or len(body) > self._limit or b"content-encoding" in headers:
-                body = await self._body(receive, headers, message)
+                body = await request_body(receive, headers, limit=self._limit, first=message)
         self._api.admit(model, version, _known_priority(body))
         length = json_length(headers) if _LENGTH_HEADER in headers else None
         if length == 0:
@@ -283,7 +264,7 @@ class RestApp:
 
     async def _generate_request(self, call: Call) -> InferenceRequest:
         signature = await self._api.signature(call.model, call.version)
-        body, deadline = await self._timed_body(call.receive, call.headers)
+        body, deadline = await timed_body(call.receive, call.headers, limit=self._limit)
         self._api.admit(call.model, call.version)
         request = await _decoded(body, partial(decode_generate, signature=signature, target=call))
         if deadline is not None:
@@ -337,7 +318,7 @@ class RestApp:
 
     async def _object(self, call: Call) -> dict[str, Any]:
         """The JSON object that a body holds; an empty one where there is no body."""
-        body = await self._body(call.receive, call.headers)
+        body = await request_body(call.receive, call.headers, limit=self._limit)
         if not body.strip():
             return {}
         document = await _decoded(body, parse)
@@ -389,7 +370,29 @@ async def answer_error(
         _log.debug("the error couldn't be sent", exc_info=True)
 
 
-async def _close_off(error: Departed, send: Send) -> None:
+async def request_body(receive: Receive, headers: Headers, *, limit: int, first: Message | None = None) -> bytes:
+    """The body of an inference request, unpacked; see :func:`read_body`."""
+    body = await read_body(receive, headers, limit=limit, first=first)
+    coding = headers.get(b"content-encoding")
+    if coding is None:
+        return body
+    name = coding.decode("latin-1").strip().lower()
+    return await asyncio.to_thread(decompress, body, name, limit=limit)
+
+
+async def timed_body(receive: Receive, headers: Headers, *, limit: int) -> tuple[bytes, float | None]:
+    """The body, and the deadline that the headers give the request, which holds for its arrival already."""
+    if TIMEOUT_HEADER not in headers:
+        return await request_body(receive, headers, limit=limit), None
+    seconds = parse_request_timeout(headers[TIMEOUT_HEADER])
+    deadline = monotonic() + seconds
+    async with before(deadline, seconds):
+        body = await request_body(receive, headers, limit=limit)
+    check_deadline(deadline)
+    return body, deadline
+
+
+async def close_off(error: Departed, send: Send) -> None:
     """End the request of a client that has left, which the HTTP server takes for a fault when it isn't answered.
 
     Who has only said that nothing more will come, and still reads, is told why nothing else comes either.

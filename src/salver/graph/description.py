@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from salver.runtimes.base import Outputs
 
 _SHOWN_ELEMENTS = 8
 _SHOWN_BYTES = 80
+_UTF_8 = codecs.getincrementaldecoder("utf-8")
 
 
 def describe_graph(name: str, version: str, graph: GraphModel) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def describe_answer(answer: Outputs | SalverError, trace: RequestTrace) -> dict[
 
 def describe_tensor(name: str, array: Array) -> dict[str, Any]:
     """A tensor's name, datatype, shape and first elements."""
-    first = array.ravel()[:_SHOWN_ELEMENTS]
+    first = array.flat[:_SHOWN_ELEMENTS]
     if array.dtype == np.object_:
         data: list[Any] = [_text(element) for element in first.tolist()]
     else:
@@ -155,9 +157,10 @@ def _needs(references: frozenset[str]) -> list[str]:
 def _text(element: object) -> str:
     if not isinstance(element, bytes):
         return str(element)[:_SHOWN_BYTES]
-    if len(element) > _SHOWN_BYTES:
-        return _text(element[:_SHOWN_BYTES]) + f"... ({len(element)} bytes)"
+    is_cut = len(element) > _SHOWN_BYTES
     try:
-        return element.decode()
+        # What is cut may end within a character.
+        text = _UTF_8().decode(element[:_SHOWN_BYTES], final=not is_cut)
     except UnicodeDecodeError:
-        return repr(element)
+        text = repr(element[:_SHOWN_BYTES])
+    return f"{text}... ({len(element)} bytes)" if is_cut else text
