@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fpdf import FPDF
 from prepare import prepare_all
 from rich.console import Console
 from servers import Server
@@ -139,14 +140,22 @@ def test_a_person_decides_where_the_score_fails(client: Client, samples: dict[st
     assert json.loads(answer["facts"][0])["requested"] == applicant.requested
 
 
+def pages(count: int) -> bytes:
+    pdf = FPDF()
+    for _ in range(count):
+        pdf.add_page()
+    return bytes(pdf.output())
+
+
 @pytest.mark.parametrize(
     ("pdf", "message"),
     [
         (b"%PDF-1.7 and nothing more", "'pdf' is no PDF file that can be read"),
         (b"", "'pdf' is no PDF file that can be read"),
+        (pages(11), "the PDF file has 11 pages; expected 1 to 10"),
         (b"x" * ((20 << 20) + 1), "the PDF file has 20,971,521 bytes; expected at most 20,971,520"),
     ],
-    ids=["damaged", "empty", "large"],
+    ids=["damaged", "empty", "long", "large"],
 )
 def test_files_that_cant_be_drawn_are_the_callers_fault(client: Client, pdf: bytes, message: str) -> None:
     with pytest.raises(errors.InvalidRequest, match=message) as caught:

@@ -22,7 +22,9 @@ SMALLEST = 3  # pixels
 MAX_LINES = 500  # of all pages
 
 LINE_HEIGHT = 48  # pixels, as the reader takes them
-SHORT, LONG = 384, 1536  # widths: most lines of a form fit into the shorter, at a quarter of the cost
+SHORT = 384  # pixels: lines of up to this width don't pay for what longer ones cost
+LONGEST = 1536
+WIDTHS = 128  # lines are padded to a multiple of this
 PADDING = 128  # grey: the networks' zero
 
 UNSURE = 0.5  # lines of a smaller mean score are left out
@@ -33,8 +35,8 @@ class Boxes(TypedDict):
 
 
 class Cut(TypedDict):
-    short: Annotated[npt.NDArray[np.uint8], "UINT8", (-1, LINE_HEIGHT, SHORT)]
-    long: Annotated[npt.NDArray[np.uint8], "UINT8", (-1, LINE_HEIGHT, LONG)]
+    short: Annotated[npt.NDArray[np.uint8], "UINT8", (-1, LINE_HEIGHT, -1)]
+    long: Annotated[npt.NDArray[np.uint8], "UINT8", (-1, LINE_HEIGHT, -1)]
     is_long: Annotated[npt.NDArray[np.bool_], "BOOL", (-1,)]  # for each box: which of the two it is in
 
 
@@ -67,16 +69,9 @@ def cut(
         raise errors.InvalidInput(f"the pages have {len(boxes)} lines of text; expected at most {MAX_LINES}")
     pictures = [_level(pages[number], box) for number, box in zip(page, boxes, strict=True)]
     is_long = np.array([picture.shape[1] > SHORT for picture in pictures], dtype=bool)
-    lines = {
-        width: np.full((int((is_long == (width == LONG)).sum()), LINE_HEIGHT, width), PADDING, np.uint8)
-        for width in (SHORT, LONG)
-    }
-    filled = dict.fromkeys(lines, 0)
-    for picture, longer in zip(pictures, is_long, strict=True):
-        width = LONG if longer else SHORT
-        lines[width][filled[width], :, : picture.shape[1]] = picture
-        filled[width] += 1
-    return {"short": lines[SHORT], "long": lines[LONG], "is_long": is_long}
+    short = [picture for picture, longer in zip(pictures, is_long, strict=True) if not longer]
+    long = [picture for picture, longer in zip(pictures, is_long, strict=True) if longer]
+    return {"short": _stack(short), "long": _stack(long), "is_long": is_long}
 
 
 def read(
@@ -126,12 +121,21 @@ def _clockwise(corners: Array) -> Array:
 def _level(page: npt.NDArray[np.uint8], box: Array) -> npt.NDArray[np.uint8]:
     height = max(1.0, float(np.linalg.norm(box[3] - box[0])))
     wide = float(np.linalg.norm(box[1] - box[0])) * LINE_HEIGHT / height
-    width = min(LONG, max(8, math.ceil(wide)))
+    width = min(LONGEST, max(8, math.ceil(wide)))
     target = np.array([[0, 0], [width, 0], [width, LINE_HEIGHT]], np.float32)
     turned = cv2.getAffineTransform(box[:3].astype(np.float32), target)
     size = (width, LINE_HEIGHT)
     level = cv2.warpAffine(page, turned, size, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(level, np.uint8)
+
+
+def _stack(pictures: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Lines of one width, which those of other requests are likely to have, too: so they share batches."""
+    widest = max((picture.shape[1] for picture in pictures), default=0)
+    lines = np.full((len(pictures), LINE_HEIGHT, -(-widest // WIDTHS) * WIDTHS), PADDING, np.uint8)
+    for line, picture in zip(lines, pictures, strict=True):
+        line[:, : picture.shape[1]] = picture
+    return lines
 
 
 def _text(characters: npt.NDArray[np.int32], scores: Array) -> tuple[str, float]:
