@@ -26,6 +26,9 @@ COMMANDS = [
     "delete",
     "download",
     "cache",
+    "graph show",
+    "graph run",
+    "graph traces",
     "check",
     "version",
 ]
@@ -68,12 +71,22 @@ def test_commands_in_the_documents(example_server: Server, example_repository: P
         assert done.stdout == expected if whole else done.stdout.startswith(expected.removesuffix("...\n"))
 
 
+def test_every_command_is_documented() -> None:
+    def commands(*group: str) -> list[str]:
+        told = subprocess.run([SALVER, *group, "--help"], capture_output=True, text=True, check=True, timeout=60).stdout
+        listed = told.partition("Commands:\n")[2].partition("\n\n")[0]
+        return [" ".join([*group, name]) for name in re.findall(r"^  (\w+)", listed, flags=re.MULTILINE)]
+
+    found = {command for command in commands() if command != "graph"} | set(commands("graph"))
+    assert found == set(COMMANDS)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_documented(command: str) -> None:
     text = (DOCS / "cli.md").read_text()
     section = text.partition(f"## salver {command}\n")[2].partition("\n## ")[0]
     help_text = subprocess.run(
-        [SALVER, command, "--help"], capture_output=True, text=True, check=True, timeout=60
+        [SALVER, *command.split(), "--help"], capture_output=True, text=True, check=True, timeout=60
     ).stdout
     options = set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", help_text, flags=re.MULTILINE)) - {"--help"}
     documented = set(re.findall(r"--\w[\w-]*", section))

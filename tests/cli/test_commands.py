@@ -17,7 +17,21 @@ from typed_models import write_typed_models
 
 pytestmark = pytest.mark.e2e
 
-COMMANDS = ["serve", "predict", "push", "list", "show", "alias", "delete", "download", "cache", "check", "version"]
+COMMANDS = [
+    "serve",
+    "predict",
+    "push",
+    "list",
+    "show",
+    "alias",
+    "delete",
+    "download",
+    "cache",
+    "graph",
+    "check",
+    "version",
+]
+GRAPH_COMMANDS = ["show", "traces", "run"]
 
 
 def salver(*arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -36,7 +50,9 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_typed_models(tmp_path_factory.mktemp("typed"))
 
 
-@pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)])
+@pytest.mark.parametrize(
+    "command", [[], *([command] for command in COMMANDS), *(["graph", command] for command in GRAPH_COMMANDS)]
+)
 def test_help_teaches_by_examples(command: list[str]) -> None:
     text = output_of(*command, "--help")
     assert "Examples:\n" in text
@@ -50,6 +66,9 @@ def test_help_names_every_command() -> None:
     text = output_of("--help")
     assert all(f"  {command} " in text for command in COMMANDS)
     assert salver().stderr.strip() == text.strip()  # without arguments, too
+    text = output_of("graph", "--help")
+    assert all(f"  {command} " in text for command in GRAPH_COMMANDS)
+    assert salver("graph").stderr.strip() == text.strip()
 
 
 def test_version() -> None:
@@ -75,6 +94,8 @@ def test_usage_errors(arguments: list[str]) -> None:
         (["serve", ".", "--max-request-bytes", "a lot"], "a size in bytes"),
         (["serve"], "nothing to serve"),
         (["check", "/nonexistent/models"], "/nonexistent/models does not exist"),
+        (["graph", "show", "nothing", "--url", "http://127.0.0.1:9"], "nothing answers at http://127.0.0.1:9"),
+        (["graph", "show", "."], "there is no graph.yaml"),
         (["list", "--url", "http://127.0.0.1:9"], "nothing answers at http://127.0.0.1:9"),
         (["predict", "nothing", "--url", "http://127.0.0.1:9", "-i", "1"], "nothing answers at"),
     ],

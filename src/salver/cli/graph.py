@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from salver.cli.output import note, print_json, print_rows, progress
+from salver.cli.output import harmless, note, print_json, print_rows, progress
 
 if TYPE_CHECKING:
     from salver.client.graphs import GraphClient
@@ -20,15 +20,15 @@ Examples:
   salver graph show loan --svg loan.svg        a picture
   salver graph traces loan                     time lines of its last requests
   salver graph run loan -i pdf=@form.pdf --explain
-                                               what each step gets, gives, takes"""
+                                               what each step got and gave"""
 
 graph = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show graphs, and explain their requests.")
 
+_DEFAULT_URL = "http://127.0.0.1:8000"
 _Url = Annotated[str, typer.Option(metavar="URL", help="Where the server listens.")]
 _Version = Annotated[str, typer.Option(metavar="VERSION", help="The version; the newest without it.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 _Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for an answer.")]
-_DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 @graph.command(epilog=EXAMPLES)
@@ -36,32 +36,35 @@ def show(
     name: Annotated[str, typer.Argument(metavar="GRAPH", help="A graph that is served, or its file or folder.")],
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a picture instead.")] = None,
     version: _Version = "",
-    url: _Url = _DEFAULT_URL,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help=f"Where the server listens.  [default: {_DEFAULT_URL}]")
+    ] = None,
     timeout: _Timeout = 10.0,
     json: _Json = False,
 ) -> None:
     """Draw a graph: its steps, and what each needs."""
     from salver.graph.drawing import draw_svg, draw_text
 
-    if Path(name).exists():
+    if url is None and Path(name).exists():
         description = _from_file(Path(name))
     else:
-        with _client(url, timeout) as client:
+        with _client(url or _DEFAULT_URL, timeout) as client:
             description = client.show(name, version)
     if svg is not None:
-        svg.write_text(draw_svg(description))
+        _write(svg, draw_svg(description))
         note(f"{svg} is written")
     elif json:
         print_json(description)
     else:
-        typer.echo(f"{description['name']} {description['version']}  {description['description']}".rstrip())
+        title = f"{description['name']} {description['version']}".rstrip()
+        typer.echo(harmless(f"{title}  {description['description']}".rstrip()))
         typer.echo(draw_text(description))
 
 
 @graph.command(epilog=EXAMPLES)
 def traces(
     name: Annotated[str, typer.Argument(metavar="GRAPH", help="A graph that is served.")],
-    last: Annotated[int, typer.Option(metavar="NUMBER", help="How many of the last requests.")] = 3,
+    last: Annotated[int, typer.Option(metavar="NUMBER", min=1, help="How many of the last requests.")] = 3,
     version: _Version = "",
     url: _Url = _DEFAULT_URL,
     timeout: _Timeout = 10.0,
@@ -135,15 +138,15 @@ def _print_explained(answer: dict[str, Any]) -> None:
         told = f"{step['step']}  {step['kind']}, {step['status']}, {(step['end'] - step['start']) / 1000:.2f} ms"
         if step["attempts"] > 1:
             told += f", {step['attempts']} tries"
-        typer.echo(told + (f" ({step['detail']})" if step["detail"] else ""))
+        typer.echo(harmless(told + (f" ({step['detail']})" if step["detail"] else "")))
         for sign, key in (("<-", "inputs"), ("->", "outputs")):
             for tensor in step.get(key, ()):
-                typer.echo(f"   {sign} {_tensor(tensor)}")
+                typer.echo(harmless(f"   {sign} {_tensor(tensor)}"))
     typer.echo("")
     _print_time_line(answer)
     typer.echo("")
     if answer["error"]:
-        typer.echo(f"error: {answer['error']}", err=True)
+        typer.echo(f"error: {harmless(answer['error'])}", err=True)
         return
     print_rows(
         ["OUTPUT", "DATATYPE", "SHAPE", "VALUES"],
@@ -162,7 +165,7 @@ def _title(trace: dict[str, Any]) -> str:
 
     came = datetime.fromtimestamp(trace["time"], UTC).isoformat(timespec="milliseconds")
     told = f"{came} {trace['id']}".rstrip()
-    return told + (f"  failed: {trace['error']}" if trace["error"] else "")
+    return harmless(told + (f"  failed: {trace['error']}" if trace["error"] else ""))
 
 
 def _tensor(tensor: dict[str, Any]) -> str:
@@ -179,6 +182,15 @@ def _client(url: str, timeout: float) -> GraphClient:
     from salver.client.graphs import GraphClient
 
     return GraphClient(url, timeout=timeout)
+
+
+def _write(path: Path, text: str) -> None:
+    from salver.core.errors import InvalidRequest
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"{path} can't be written: {error.strerror}") from None
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ Examples:
   salver push model/ --name iris --tag team=vision --metadata owner=ada
   salver push model/ --name iris --metadata run.yaml
   salver push https://example.org/iris.onnx --name iris
-  salver push s3://bucket/iris/ --name iris --source-option endpoint_url=http://minio:9000
+  salver push s3://bucket/iris/ --name iris --source-option region=eu-west-1
 
 A push that broke off goes on where it ended when it is made again. The version is then probed: loaded and run in a
 process of its own. The exit code is 1 if that fails."""

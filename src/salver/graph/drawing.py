@@ -15,6 +15,7 @@ Description = Mapping[str, Any]
 _INPUTS, _OUTPUTS = "inputs", "outputs"
 _MARKS = {"skipped": "-", "failed": "!", "error": "!", "fallback": "~", "answered": "="}
 _BAR_COLUMNS = 40
+_LONGEST = 60
 
 _BOX_HEIGHT = 46
 _GAP_X, _GAP_Y, _MARGIN = 24, 44, 20
@@ -49,7 +50,7 @@ def layers(graph: Description) -> list[list[Box]]:
         graph: as :func:`salver.graph.description.describe_graph` tells it.
     """
     boxes = [
-        Box(_INPUTS, ("inputs", *map(_tensor, graph["inputs"])), ()),
+        Box(_INPUTS, _shown("inputs", *map(_tensor, graph["inputs"])), ()),
         *(Box(step["name"], _lines(step), tuple(step["needs"]), step["kind"]) for step in graph["steps"]),
     ]
     known = {box.name for box in boxes}
@@ -69,7 +70,7 @@ def layers(graph: Description) -> list[list[Box]]:
     result: list[list[Box]] = [[] for _ in range(max(depth.values()) + 1)]
     for box in boxes:
         result[depth[box.name]].append(box)
-    result.append([Box(_OUTPUTS, ("outputs", *map(_tensor, graph["outputs"])), tuple(graph["answers"]))])
+    result.append([Box(_OUTPUTS, _shown("outputs", *map(_tensor, graph["outputs"])), tuple(graph["answers"]))])
     return result
 
 
@@ -105,10 +106,11 @@ def draw_svg(graph: Description) -> str:
             places[box.name] = (left, top, widths[box.name], height)
             left += widths[box.name] + _GAP_X
         top += height + _GAP_Y
+    title = f"{graph['name']} {graph['version']}".rstrip()
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{total + 2 * _MARGIN:.0f}" '
         f'height="{top - _GAP_Y + _MARGIN:.0f}" font-family="system-ui, sans-serif" font-size="13">',
-        f"<title>{escape(str(graph['name']))} {escape(str(graph['version']))}</title>",
+        f"<title>{escape(_harmless(title))}</title>",
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0,0 L8,4 L0,8 z" fill="#607080"/></marker></defs>',
         '<rect width="100%" height="100%" fill="white"/>',
@@ -138,7 +140,7 @@ def draw_time_line(trace: Description) -> str:
         told = "" if step["status"] == "ok" else f"  {step['status']}"
         told += f" ({step['detail']})" if step["detail"] and step["status"] != "ok" else ""
         taken = "" if step["status"] == "skipped" else _duration(step["end"] - step["start"])
-        rows.append(f"{step['step']:{width}}  {bar:<{_BAR_COLUMNS}}  {taken:>8}{told}".rstrip())
+        rows.append(_harmless(f"{step['step']:{width}}  {bar:<{_BAR_COLUMNS}}  {taken:>8}{told}".rstrip()))
     return "\n".join(rows)
 
 
@@ -162,7 +164,18 @@ def _lines(step: Mapping[str, Any]) -> tuple[str, ...]:
     lines += _inner(step, 1)
     if step["optional"]:
         lines.append("optional")
-    return tuple(line if len(line) <= 60 else line[:57] + "..." for line in lines)
+    return _shown(*lines)
+
+
+def _shown(*lines: str) -> tuple[str, ...]:
+    """Lines that fit in a box."""
+    cleaned = map(_harmless, lines)
+    return tuple(line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..." for line in cleaned)
+
+
+def _harmless(text: str) -> str:
+    """A text without what XML forbids, and what would move a terminal's cursor: models' texts may hold anything."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def _inner(step: Mapping[str, Any], depth: int) -> list[str]:
