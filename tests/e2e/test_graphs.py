@@ -211,3 +211,37 @@ def _ask(server: Server, name: str) -> Any:
     x = np.array([1, 2], np.float32)
     with server.client() as client:
         return next(iter(client.predict(name, {"x": x if name == "diamond" else x[np.newaxis]}).values()))
+
+
+ENSEMBLE = """
+platform: "ensemble"
+max_batch_size: 8
+input { name: "IN" data_type: TYPE_FP32 dims: 2 }
+output { name: "OUT" data_type: TYPE_FP32 dims: 2 }
+ensemble_scheduling {
+  step { model_name: "double" model_version: -1
+         input_map { key: "x" value: "IN" } output_map { key: "y" value: "between" } }
+  step { model_name: "triple" model_version: 1
+         input_map { key: "x" value: "between" } output_map { key: "y" value: "OUT" } }
+}
+"""
+
+
+def test_a_triton_ensemble_is_served_to_triton_s_client(tmp_path: Path) -> None:
+    for name, factor in (("double", 2.0), ("triple", 3.0)):
+        write_onnx(tmp_path, name, factor)
+        (tmp_path / name / "config.pbtxt").write_text('backend: "onnxruntime" max_batch_size: 8\n')
+    (tmp_path / "both" / "1").mkdir(parents=True)
+    (tmp_path / "both" / "config.pbtxt").write_text(ENSEMBLE)
+    server = Server(tmp_path)
+    try:
+        server.wait_until_ready()
+        triton = triton_grpc.InferenceServerClient(server.address)
+        tensor = triton_grpc.InferInput("IN", [2, 2], "FP32")
+        tensor.set_data_from_numpy(X)
+        assert triton.infer("both", [tensor]).as_numpy("OUT").tolist() == (X * 6).tolist()
+        metadata = triton.get_model_metadata("both")
+        assert [(each.name, list(each.shape)) for each in metadata.inputs] == [("IN", [-1, 2])]
+        triton.close()
+    finally:
+        server.kill()

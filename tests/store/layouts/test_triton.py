@@ -192,7 +192,7 @@ def test_runtimes_and_their_files(tmp_path: Path, config: str, file: str, runtim
         ('platform: "tensorrt_plan"', "'tensorrt' can't be served"),
         ('backend: "mine_own"', "custom backend .* model.py"),
         ("", "names neither 'backend' nor 'platform'"),
-        ('platform: "ensemble"', "graphs of models come with a later version"),
+        ('platform: "ensemble"', r"in 'ensemble_scheduling \{ step \[...\] \}'; there are none"),
         ('backend: "fil" parameters { key: "model_type" value { string_value: "treelite_checkpoint" } }', "Treelite"),
         ('backend: "python" max_batch_size: -1', "'max_batch_size' has to be at least 0"),
         ('backend: "python" version_policy { specific { versions: 4 } }', "lists 4, and there is 1"),

@@ -19,6 +19,7 @@ from salver.store.files import has_files, printable, subfolders
 from salver.store.layouts.foreign import ForeignModel
 from salver.store.layouts.text_protobuf import Message, parse_file
 from salver.store.layouts.triton_backends import Backend, find_backend
+from salver.store.layouts.triton_ensemble import is_ensemble, read_ensemble
 from salver.store.layouts.triton_json import to_json
 from salver.store.layouts.triton_parameters import read_parameters
 from salver.store.layouts.triton_scheduling import read_instances, read_rate_limiter, read_scheduling, read_warm_up
@@ -63,11 +64,14 @@ def read_model(folder: Path, *, any_name: bool = False) -> ForeignModel | None:
     message = parse_file(file, shown_as=f"{name}/{CONFIG}")
     if (written := message.text("name")) not in ("", name) and not any_name:
         raise message.wrong("name", f"'name' is {written!r}, and Triton wants it to be the folder's, {name!r}")
-    found = _versions(folder)
+    composed = is_ensemble(message)
+    found = _versions(folder, may_be_empty=composed)
+    if not found and composed and any_name:
+        found = [folder]  # an artifact: empty folders aren't kept
     if not found:
         raise InvalidArtifact(f"{name} has no version: expected {name}/1/ with the model's files in it")
     problems: list[str] = []
-    backend = find_backend(message, found[-1])
+    backend = Backend("graph", "") if composed else find_backend(message, found[-1])
     config = _config(message, backend, problems)
     return ForeignModel(
         name=name,
@@ -86,12 +90,17 @@ def read_root(folder: Path) -> Mapping[str, ForeignModel] | None:
     return None
 
 
-def _versions(folder: Path) -> list[Path]:
-    """The version folders that Triton sees, oldest first: positive numbers without a zero first."""
+def _versions(folder: Path, *, may_be_empty: bool = False) -> list[Path]:
+    """The version folders that Triton sees, oldest first: positive numbers without a zero first.
+
+    Args:
+        folder: the model's.
+        may_be_empty: those without a file count, too: an ensemble is all in its configuration.
+    """
     names = [
         path
         for path in subfolders(folder)
-        if path.name.isascii() and path.name.isdecimal() and path.name[0] != "0" and has_files(path)
+        if path.name.isascii() and path.name.isdecimal() and path.name[0] != "0" and (may_be_empty or has_files(path))
     ]
     return sorted(names, key=lambda path: version_order(path.name))
 
@@ -134,6 +143,8 @@ def _config(message: Message, backend: Backend, problems: list[str]) -> ModelCon
     if largest < 0:
         raise message.wrong("max_batch_size", f"'max_batch_size' has to be at least 0, not {largest}")
     batched = largest > 0
+    if backend.runtime == "graph":
+        return _ensemble(message, problems, batched=batched)
     if batched:
         keys["max_batch_size"] = largest
     if batched or "max_batch_size" in message or "input" in message:
@@ -167,6 +178,26 @@ def _config(message: Message, backend: Backend, problems: list[str]) -> ModelCon
         return ModelConfig.model_validate(keys)
     except ValidationError as error:
         raise InvalidConfig(f"{message.shown_as}: {explain(error, ModelConfig, _place)}") from None
+
+
+def _ensemble(message: Message, problems: list[str], *, batched: bool) -> ModelConfig:
+    """An ensemble's configuration: its models have the queues, the batches and the devices."""
+    keys = read_tensors(message, problems, batched=batched)
+    problems += [
+        _problem(message, name, f"{name!r} isn't for ensembles, whose models have their own")
+        for name in (
+            "dynamic_batching",
+            "sequence_batching",
+            "instance_group",
+            "model_transaction_policy",
+            "model_warmup",
+        )
+        if name in message
+    ]
+    config: dict[str, Any] = {"runtime": "graph", "options": {"graph": read_ensemble(message, keys)}}
+    if (cache := message.message("response_cache")) and cache.boolean("enable"):
+        config["response_cache"] = RESPONSE_CACHE_BYTES
+    return ModelConfig.model_validate(config)
 
 
 def _place(path: tuple[int | str, ...]) -> str:

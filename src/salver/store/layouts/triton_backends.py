@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from salver.core.errors import InvalidConfig, LoadError
+from salver.core.errors import InvalidConfig
 from salver.store.layouts.text_protobuf import Message
 
 _PLATFORMS = {
@@ -51,7 +51,6 @@ _BY_FILE = {
 _ADVICE = {
     "tensorrt": "a TensorRT plan runs on the one kind of GPU it was built for; serve the ONNX file that it was made of",
     "tensorflow_graphdef": "GraphDefs are of TensorFlow 1; save the model as a SavedModel",
-    "ensemble": "graphs of models come with a later version of Salver; until then, serve its steps one by one",
     "dali": "port the pipeline to a model.py",
     "vllm": "serve it with vLLM itself",
     "tensorrtllm": "serve it with TensorRT-LLM itself",
@@ -93,8 +92,6 @@ def find_backend(message: Message, version: Path) -> Backend:
         InvalidConfig: nothing here runs it; the text says what would.
     """
     platform, name = message.text("platform"), message.text("backend")
-    if platform == "ensemble" or "ensemble_scheduling" in message:
-        raise LoadError(f"{message.shown_as}: is an ensemble; {_ADVICE['ensemble']}")
     if not name:
         name = _PLATFORMS.get(platform, platform)
     file = message.text("default_model_filename")
