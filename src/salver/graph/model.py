@@ -21,6 +21,7 @@ from salver.core.model import ModelSpec
 from salver.core.request import InferenceRequest, Parameter, Parameters
 from salver.core.signature import Signature, TensorSpec
 from salver.core.tensor import DTYPES, Array, datatype_of
+from salver.graph.adoption import adopt
 from salver.graph.check import check_graph
 from salver.graph.compile import Compiler
 from salver.graph.functions import function_specs
@@ -97,7 +98,7 @@ class GraphModel(ComposedModel):
         self._functions: dict[str, Function] = {}
         self.plan = Plan((), (), {})
         self._steps: list[Step] = []
-        self._references = {tensor.name: f"inputs.{tensor.name}" for tensor in config.inputs}
+        self._references: dict[str, str] = {}
         self._key = (spec.name, spec.version)
         self._last_sample_ns = 0
         self._streamed: ModelCall | None = None
@@ -116,6 +117,12 @@ class GraphModel(ComposedModel):
         models = {ModelReference.parse(step.model) for step in all_steps(self.config) if step.model is not None}
         for model, found in zip(models, await asyncio.gather(*map(self._describe, models)), strict=True):
             self._callees[model] = found
+        self.config = adopt(
+            self.config,
+            signature_of=self._signature_of,
+            function_signature=lambda function: self._functions[function].signature,
+        )
+        self._references = {tensor.name: f"inputs.{tensor.name}" for tensor in self.config.inputs}
         self.signature = self.check(self._signature_of)
         self.plan = Compiler(self._host, self._known_outputs).graph(self.config)
         self._steps = [each for step in self.plan.steps for each in step.all()]

@@ -308,12 +308,17 @@ class StepConfig(_Strict):
     ensemble: EnsembleConfig | None = None
     map: MapConfig | None = None
     values: dict[str, Source] | None = Field(
-        default=None, min_length=1, description="Tensors under new names: to rename, select, reshape, cast, join."
+        default=None,
+        description="Tensors under new names: to rename, select, reshape, cast, join. With 'inputs_from', those too.",
     )
     answer: dict[str, Source] | None = Field(
         default=None, min_length=1, description="The graph's outputs: the request is answered, and nothing else runs."
     )
     inputs: dict[str, Source] = Field(default_factory=dict, description="The inputs of the model, function or graph.")
+    inputs_from: Text | None = Field(
+        default=None,
+        description="'inputs', or a step: what isn't in 'inputs' comes from there, by the model's own names.",
+    )
     outputs: Annotated[dict[str, str], BeforeValidator(_renames)] | None = Field(
         default=None, description="New name: name, of the outputs to keep; or a list of names. By default all."
     )
@@ -369,6 +374,10 @@ class StepConfig(_Strict):
         if len(kinds) != 1:
             came = " and ".join(kinds) or "none of them"
             raise ValueError(f"a step has one of {', '.join(KINDS)}; here is {came}")
+        if self.values == {} and self.inputs_from is None:
+            raise ValueError("'values' is empty; name some tensors, or set 'inputs_from'")
+        if self.inputs_from is not None and self.kind not in ("model", "function", "graph", "values"):
+            raise ValueError(f"'inputs_from' isn't for '{self.kind}'; set it at the steps inside")
         if self.inputs and self.kind not in ("model", "function", "graph"):
             raise ValueError(f"'inputs' isn't for '{self.kind}'; name the tensors where they are used")
         if self.parameters and self.kind != "model":
@@ -410,12 +419,13 @@ class StepConfig(_Strict):
 class InlineGraph(_Strict):
     """Steps of their own inside a step. They see only the inputs that the step gives them."""
 
-    outputs: tuple[OutputConfig, ...] = Field(min_length=1)
+    outputs: tuple[OutputConfig, ...] = ()
+    outputs_from: str | None = Field(default=None, description="A step all of whose outputs are this graph's.")
     steps: tuple[StepConfig, ...] = Field(min_length=1, max_length=MAX_STEPS)
 
     @model_validator(mode="after")
     def _names(self) -> InlineGraph:
-        _check_names(self.steps, self.outputs)
+        _check_names(self.steps, self.outputs, self.outputs_from)
         return self
 
 
@@ -424,9 +434,8 @@ class GraphConfig(_Strict):
 
     description: str = ""
     inputs: tuple[TensorConfig, ...] = Field(default=(), description="The graph's inputs.")
-    outputs: tuple[OutputConfig, ...] = Field(
-        min_length=1, description="The graph's outputs, and where they come from."
-    )
+    outputs: tuple[OutputConfig, ...] = Field(default=(), description="The graph's outputs, and where they come from.")
+    outputs_from: str | None = Field(default=None, description="A step all of whose outputs are the graph's, too.")
     steps: tuple[StepConfig, ...] = Field(min_length=1, max_length=MAX_STEPS)
     parameters: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="Parameters that requests may have, with their default values."
@@ -439,11 +448,13 @@ class GraphConfig(_Strict):
         names = [tensor.name for tensor in self.inputs]
         if len(set(names)) != len(names):
             raise ValueError("two inputs have the same name")
-        _check_names(self.steps, self.outputs)
+        _check_names(self.steps, self.outputs, self.outputs_from)
         return self
 
 
-def _check_names(steps: tuple[StepConfig, ...], outputs: tuple[OutputConfig, ...]) -> None:
+def _check_names(steps: tuple[StepConfig, ...], outputs: tuple[OutputConfig, ...], outputs_from: str | None) -> None:
+    if not outputs and outputs_from is None:
+        raise ValueError("a graph has 'outputs'; here are none")
     seen: set[str] = set()
     for number, step in enumerate(steps, start=1):
         if step.name is None:
@@ -451,6 +462,8 @@ def _check_names(steps: tuple[StepConfig, ...], outputs: tuple[OutputConfig, ...
         if step.name in seen:
             raise ValueError(f"two steps are named {step.name!r}")
         seen.add(step.name)
+    if outputs_from is not None and outputs_from not in seen:
+        raise ValueError(f"'outputs_from' names {outputs_from[:80]!r}, and there is no such step")
     named = [output.name for output in outputs]
     if len(set(named)) != len(named):
         raise ValueError("two outputs have the same name")

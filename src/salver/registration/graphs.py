@@ -12,6 +12,7 @@ from salver.core.errors import Conflict, InvalidArtifact, LoadError, ModelUnavai
 from salver.core.model import ModelSpec, version_order
 from salver.core.registry import ModelVersion, Probe, VersionState
 from salver.core.signature import Signature
+from salver.graph.adoption import adopt
 from salver.graph.check import check_graph
 from salver.graph.functions import function_specs
 from salver.graph.runtime import GraphRuntime, read_spec
@@ -175,13 +176,14 @@ class RegisteredGraphs:
                 raise signature
             return signature
 
-        return await asyncio.to_thread(
-            check_graph,
-            graph.config,
-            signature_of=signature_of,
-            function_signature=graph.functions.__getitem__,
-            place=graph.document.place,
-        )
+        def check() -> Signature:
+            functions = graph.functions.__getitem__
+            config = adopt(graph.config, signature_of=signature_of, function_signature=functions)
+            return check_graph(
+                config, signature_of=signature_of, function_signature=functions, place=graph.document.place
+            )
+
+        return await asyncio.to_thread(check)
 
     async def _resolved(self, model: ModelReference) -> ModelVersion | None:
         """The READY version that a reference leads to; None where there is none."""
