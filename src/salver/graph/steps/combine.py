@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from salver.core.errors import ModelFailed
-from salver.core.tensor import Array
+from salver.core.tensor import Array, datatype_of
 
 
 def stacked(name: str, arrays: Sequence[Array]) -> Array:
@@ -24,7 +24,11 @@ def stacked(name: str, arrays: Sequence[Array]) -> Array:
             )
         if (array.dtype == object) != (first.dtype == object):
             raise ModelFailed(f"its members give output {name!r} in different datatypes, texts and numbers")
-    return np.stack(arrays)
+    try:
+        return np.stack(arrays)
+    except TypeError:  # as of BF16 and FP16, neither of which holds the other
+        given = " and ".join(dict.fromkeys(datatype_of(array) for array in arrays))
+        raise ModelFailed(f"its members give output {name!r} in datatypes that no other holds: {given}") from None
 
 
 def mean(name: str, arrays: Sequence[Array], weights: Sequence[float] | None = None) -> Array:
@@ -36,9 +40,15 @@ def mean(name: str, arrays: Sequence[Array], weights: Sequence[float] | None = N
     stack = stacked(name, arrays)
     if stack.dtype == object:
         raise ModelFailed(f"output {name!r} is text, which has no mean; use 'combine: vote'")
+    if weights is not None and not sum(weights) > 0:
+        raise ModelFailed("the members that have answered all have the weight 0")
     is_float = stack.dtype.kind not in "biu"  # bfloat16 is of a kind of its own
-    wide = stack.astype(np.float64) if stack.dtype.itemsize < 4 or not is_float else stack
-    averaged = np.average(wide, axis=0, weights=weights)
+    # The sum of the members may be too large, or too fine, for their own datatype.
+    wide = stack.astype(np.float64, copy=False)
+    if weights is None:
+        averaged = wide.mean(axis=0)
+    else:
+        averaged = np.tensordot(np.asarray(weights) / sum(weights), wide, axes=1)
     return np.asarray(averaged, dtype=stack.dtype if is_float else np.float64)
 
 
