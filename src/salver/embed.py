@@ -48,7 +48,7 @@ def load(
     threads: int | None = None,
     decode_text: bool = True,
 ) -> EmbeddedModel:
-    """Load a model into this process.
+    """Load a model into this process; with a graph of a repository, the models that it asks.
 
     Args:
         path: a model file, a model folder, or a model repository.
@@ -76,9 +76,13 @@ def load(
     spec = replace(spec, one_at_a_time=True)
     if threads is not None:
         spec = replace(spec, threads=threads)
-    engine = build_engine(ServerSettings(repository=Path(path).expanduser(), allow_code=allow_code), embedded=True)
+    # A graph's models are loaded when it asks for them, and nothing else is.
+    settings = ServerSettings(repository=Path(path).expanduser(), allow_code=allow_code, load="on_demand")
+    engine = build_engine(settings, embedded=True)
     loop = _LoopThread(spec.name)
     try:
+        if spec.runtime == "graph":
+            loop.run(engine.start())
         loaded = loop.run(engine.models.load(spec))
     except BaseException:
         loop.close_after(engine.close(_CLOSE_SECONDS))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from salver.core.model import ModelSpec
     from salver.registration.probe.result import ProbeResult
     from salver.store.repository import ModelEntry, VersionEntry
+
+    Probe: TypeAlias = Callable[[ModelSpec], Awaitable[ProbeResult]]
 
 EXAMPLES = """\b
 Examples:
@@ -68,45 +71,86 @@ async def _check_all(path: Path, *, device: str, allow_code: bool, timeout: floa
 
     from salver.registration.probe.limits import ProbeLimits
     from salver.registration.probe.prober import Prober
+    from salver.registration.repository_graphs import RepositoryModels, check_repository_graph
     from salver.store.repository import scan
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)  # what models print
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     prober = Prober()
     probe = partial(prober.probe, allow_code=allow_code, limits=ProbeLimits(seconds=timeout))
-    reports: list[dict[str, Any]] = []
+    models = RepositoryModels()
+    check_graph = partial(check_repository_graph, models=models, probe=probe, allow_code=allow_code)
+    reports: dict[str, list[dict[str, Any]]] = {}
     try:
-        for entry in scan(path).models.values():
+        entries = scan(path).models
+        for entry in entries.values():
             for problem in entry.problems:
                 note(problem)
+            found = reports[entry.name] = []
             if entry.error:
-                reports.append({"name": entry.name, "version": "", "ready": False, "error": entry.error})
+                found.append({"name": entry.name, "version": "", "ready": False, "error": entry.error})
+        for entry in _after_what_they_ask(entries):
             for version in entry.versions.values():
                 with progress(f"checking {entry.name} version {version.version}"):
-                    reports.append(await _check(probe, entry, version, device))
+                    report, result = await _check(probe, check_graph, entry, version, device)
+                reports[entry.name].append(report)
+                models.add(entry.name, version.version, None if result is None else result.signature, entry.aliases)
     finally:
         await prober.close()
-    return reports
+    return [report for found in reports.values() for report in found]
+
+
+def _after_what_they_ask(entries: Mapping[str, ModelEntry]) -> list[ModelEntry]:
+    """Models, and then graphs, each after those that it asks; of graphs that ask each other any comes first."""
+    from salver.core.errors import LoadError
+    from salver.graph.runtime import asked_models
+
+    asks: dict[str, set[str]] = {}
+    for entry in entries.values():
+        asks[entry.name] = set()
+        for version in entry.versions.values():
+            if not version.error:
+                with suppress(LoadError):  # told when it is checked
+                    asks[entry.name] |= asked_models(_spec(entry, version))
+    order: dict[str, ModelEntry] = {}
+    waiting = list(entries)
+    while waiting:
+        ready = [name for name in waiting if not asks[name] & set(waiting)] or waiting[:1]
+        order |= {name: entries[name] for name in ready}
+        waiting = [name for name in waiting if name not in order]
+    return list(order.values())
 
 
 async def _check(
-    probe: Callable[[ModelSpec], Awaitable[ProbeResult]], entry: ModelEntry, version: VersionEntry, device: str
-) -> dict[str, Any]:
+    probe: Probe, check_graph: Probe, entry: ModelEntry, version: VersionEntry, device: str
+) -> tuple[dict[str, Any], ProbeResult | None]:
     from salver.core.errors import LoadError
-    from salver.runtimes.detect import detect
-    from salver.store.repository import to_spec
 
     report: dict[str, Any] = {"name": entry.name, "version": version.version, "ready": False}
     if version.error:
-        return {**report, "error": version.error}
+        return {**report, "error": version.error}, None
     try:
-        runtime, artifact = detect(version.path, entry.config.runtime)
-        report |= {"runtime": runtime, "artifact": str(artifact), "disk_bytes": _disk_bytes(version.path)}
-        spec = to_spec(entry, version.version, runtime=runtime, artifact=artifact)
-        result = await probe(spec if device == "auto" else replace(spec, device=device))
+        spec = _spec(entry, version)
+        report |= {
+            "runtime": spec.runtime,
+            "artifact": str(spec.path),
+            "disk_bytes": _disk_bytes(version.path),
+        }
+        if spec.runtime == "graph":
+            result = await check_graph(spec)
+        else:
+            result = await probe(spec if device == "auto" else replace(spec, device=device))
     except LoadError as error:
-        return {**report, "error": str(error)}
-    return {**report, "ready": True, **_describe(result)}
+        return {**report, "error": str(error)}, None
+    return {**report, "ready": True, **_describe(result)}, result
+
+
+def _spec(entry: ModelEntry, version: VersionEntry) -> ModelSpec:
+    from salver.runtimes.detect import detect
+    from salver.store.repository import to_spec
+
+    runtime, artifact = detect(version.path, entry.config.runtime)
+    return to_spec(entry, version.version, runtime=runtime, artifact=artifact)
 
 
 def _describe(result: ProbeResult) -> dict[str, Any]:
@@ -148,23 +192,25 @@ def _show(report: dict[str, Any]) -> None:
         for size, seconds in report["latency_p50_seconds"].items()
         if int(size) in shown
     )
-    typer.echo(f"{name}: loads")
-    print_rows(
-        [],
-        [
-            ["  runtime", f"{report['runtime']} ({report['platform']}) on {report['device']}"],
-            *_tensor_rows("  inputs", report["inputs"]),
-            *_tensor_rows("  outputs", report["outputs"]),
+    is_graph = report["runtime"] == "graph"
+    rows = [
+        ["  runtime", f"{report['runtime']} ({report['platform']})" + ("" if is_graph else f" on {report['device']}")],
+        *_tensor_rows("  inputs", report["inputs"]),
+        *_tensor_rows("  outputs", report["outputs"]),
+        ["  on disk", show_size(report["disk_bytes"])],
+    ]
+    if not is_graph:  # it has nothing but what its models have
+        rows += [
             ["  batches", "yes" if report["batched"] else "no"],
-            ["  on disk", show_size(report["disk_bytes"])],
             [
                 "  in memory",
                 f"{show_size(report['memory_bytes'])}, at most {show_size(report['peak_bytes'])} on the way",
             ],
             ["  load time", f"{report['load_seconds']:.3g} s"],
             ["  latency", latency or "not measured"],
-        ],
-    )
+        ]
+    typer.echo(f"{name}: fits its models" if is_graph else f"{name}: loads")
+    print_rows([], rows)
     if "note" in report:
         note(f"{report['name']}: {report['note']}")
     typer.echo()
