@@ -17,6 +17,7 @@ from salver.core.registry import check_alias
 from salver.store.files import entries, has_files, printable, subfolders
 from salver.store.layouts.foreign import ForeignModel
 from salver.store.layouts.text_protobuf import Message, parse_file
+from salver.store.layouts.version_policy import choose_versions
 from salver.store.model_config import ModelConfig
 
 SYSTEM = "TensorFlow Serving"
@@ -88,7 +89,7 @@ def _model(root: Path, config: Message, about_server: Sequence[str]) -> ForeignM
         if not versions:
             raise InvalidArtifact(f"{name} has no version: expected {printable(folder)}/1/ with a SavedModel in it")
         found = list(versions)
-        policy, wanted = _policy(config, found, problems)
+        policy, wanted = choose_versions(config, "model_version_policy", found, problems)
         aliases = _labels(config, found, wanted, problems)
     except (LoadError, InvalidRequest) as error:
         text = str(error) if isinstance(error, LoadError) else str(config.wrong("name", str(error)))
@@ -149,37 +150,6 @@ def _versions(folder: Path) -> dict[str, Path]:
         str(int(path.name)): path for path in subfolders(folder) if _VERSION.fullmatch(path.name) and has_files(path)
     }
     return {version: found[version] for version in sorted(found, key=version_order)}
-
-
-def _policy(
-    config: Message, found: Sequence[str], problems: list[str]
-) -> tuple[str | tuple[str, ...], tuple[str, ...]]:
-    """The policy, as model.yaml says it, and what it chooses; TensorFlow Serving's default is the newest version."""
-    policy = config.message("model_version_policy")
-    if policy is None or not policy:
-        return "latest", tuple(found[-1:])
-    if len(policy) > 1 or next(iter(policy)) not in ("latest", "all", "specific"):
-        raise config.wrong(
-            "model_version_policy",
-            f"'model_version_policy' has {', '.join(map(repr, policy))}; expected one of 'latest', 'all', 'specific'",
-        )
-    if "all" in policy:
-        return "all", tuple(found)
-    if (latest := policy.message("latest")) is not None:
-        count = latest.integer("num_versions", 1)
-        if count < 1:
-            raise latest.wrong("num_versions", f"'num_versions' has to be at least 1, not {count}")
-        return ("latest" if count == 1 else tuple(found[-count:])), tuple(found[-count:])
-    specific = policy.message("specific")
-    assert specific is not None
-    listed = [str(version) for version in specific.integers("versions")]
-    text = f"'specific' lists {', '.join(listed) or 'no versions'}, and there is {', '.join(found)}"
-    wanted = tuple(version for version in found if version in listed)
-    if not wanted:
-        raise policy.wrong("specific", text)
-    if set(listed) - set(found):
-        problems.append(str(policy.wrong("specific", text)))
-    return wanted, wanted
 
 
 def _labels(config: Message, found: Sequence[str], wanted: Sequence[str], problems: list[str]) -> dict[str, str]:

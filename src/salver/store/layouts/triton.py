@@ -24,6 +24,7 @@ from salver.store.layouts.triton_json import to_json
 from salver.store.layouts.triton_parameters import read_parameters
 from salver.store.layouts.triton_scheduling import read_instances, read_rate_limiter, read_scheduling, read_warm_up
 from salver.store.layouts.triton_tensors import read_tensors
+from salver.store.layouts.version_policy import choose_versions
 from salver.store.model_config import ModelConfig
 
 CONFIG = "config.pbtxt"
@@ -37,6 +38,15 @@ _READ = frozenset(
         "response_cache", "parameters", "model_transaction_policy",
     }
 )  # fmt: skip
+
+_ITS_MODELS = frozenset(
+    {"dynamic_batching", "sequence_batching", "instance_group", "model_transaction_policy", "model_warmup"}
+)
+"""What an ensemble's models have, and the ensemble itself hasn't."""
+
+_READ_OF_ENSEMBLES = frozenset(
+    {"name", "platform", "version_policy", "max_batch_size", "input", "output", "ensemble_scheduling", "response_cache"}
+)
 
 
 def read_model(folder: Path, *, any_name: bool = False) -> ForeignModel | None:
@@ -66,20 +76,20 @@ def read_model(folder: Path, *, any_name: bool = False) -> ForeignModel | None:
         raise message.wrong("name", f"'name' is {written!r}, and Triton wants it to be the folder's, {name!r}")
     composed = is_ensemble(message)
     found = _versions(folder, may_be_empty=composed)
-    if not found and composed and any_name:
-        found = [folder]  # an artifact: empty folders aren't kept
+    if not found and composed:
+        found = {"1": folder}  # the empty folders that Triton wants are kept neither by Git nor in artifacts
     if not found:
         raise InvalidArtifact(f"{name} has no version: expected {name}/1/ with the model's files in it")
     problems: list[str] = []
-    backend = Backend("graph", "") if composed else find_backend(message, found[-1])
+    backend = Backend("graph", "") if composed else find_backend(message, list(found.values())[-1])
     config = _config(message, backend, problems)
     return ForeignModel(
         name=name,
         system="Triton",
         folder=folder,
         config=config,
-        versions={path.name: backend.artifact(path) for path in found},
-        wanted=_wanted(message, [path.name for path in found], problems),
+        versions={version: backend.artifact(path) for version, path in found.items()},
+        wanted=choose_versions(message, "version_policy", list(found), problems)[1],
         stamp=f"{status.st_size} {status.st_mtime_ns} {status.st_ino}",
         problems=tuple(problems),
     )
@@ -90,48 +100,19 @@ def read_root(folder: Path) -> Mapping[str, ForeignModel] | None:
     return None
 
 
-def _versions(folder: Path, *, may_be_empty: bool = False) -> list[Path]:
-    """The version folders that Triton sees, oldest first: positive numbers without a zero first.
+def _versions(folder: Path, *, may_be_empty: bool = False) -> dict[str, Path]:
+    """The version folders that Triton sees by their names, oldest first: positive numbers without a zero first.
 
     Args:
         folder: the model's.
         may_be_empty: those without a file count, too: an ensemble is all in its configuration.
     """
-    names = [
-        path
+    found = {
+        path.name: path
         for path in subfolders(folder)
         if path.name.isascii() and path.name.isdecimal() and path.name[0] != "0" and (may_be_empty or has_files(path))
-    ]
-    return sorted(names, key=lambda path: version_order(path.name))
-
-
-def _wanted(message: Message, found: list[str], problems: list[str]) -> tuple[str, ...]:
-    """What ``version_policy`` chooses; Triton's default is the newest."""
-    policy = message.message("version_policy")
-    if policy is None or not policy:
-        return tuple(found[-1:])
-    if len(policy) > 1 or next(iter(policy)) not in ("latest", "all", "specific"):
-        raise message.wrong(
-            "version_policy",
-            f"'version_policy' has {', '.join(map(repr, policy))}; expected one of 'latest', 'all' and 'specific'",
-        )
-    if "all" in policy:
-        return tuple(found)
-    if latest := policy.message("latest"):
-        count = latest.integer("num_versions", 1)
-        if count < 1:
-            raise latest.wrong("num_versions", f"'num_versions' has to be at least 1, not {count}")
-        return tuple(found[-count:])
-    specific = policy.message("specific")
-    if specific is None:
-        return tuple(found[-1:])
-    listed = [str(version) for version in specific.integers("versions")]
-    there = f"'version_policy' lists {', '.join(listed) or 'nothing'}, and there is {', '.join(found)}"
-    if not set(listed) & set(found):
-        raise message.wrong("version_policy", there)
-    if set(listed) - set(found):
-        problems.append(_problem(message, "version_policy", there))
-    return tuple(version for version in found if version in listed)
+    }
+    return {version: found[version] for version in sorted(found, key=version_order)}
 
 
 def _config(message: Message, backend: Backend, problems: list[str]) -> ModelConfig:
@@ -183,20 +164,14 @@ def _config(message: Message, backend: Backend, problems: list[str]) -> ModelCon
 def _ensemble(message: Message, problems: list[str], *, batched: bool) -> ModelConfig:
     """An ensemble's configuration: its models have the queues, the batches and the devices."""
     keys = read_tensors(message, problems, batched=batched)
-    problems += [
-        _problem(message, name, f"{name!r} isn't for ensembles, whose models have their own")
-        for name in (
-            "dynamic_batching",
-            "sequence_batching",
-            "instance_group",
-            "model_transaction_policy",
-            "model_warmup",
-        )
-        if name in message
-    ]
-    config: dict[str, Any] = {"runtime": "graph", "options": {"graph": read_ensemble(message, keys)}}
+    config: dict[str, Any] = {"runtime": "graph", "options": {"graph": read_ensemble(message, keys, problems)}}
     if (cache := message.message("response_cache")) and cache.boolean("enable"):
         config["response_cache"] = RESPONSE_CACHE_BYTES
+    for name in message:
+        if name in _ITS_MODELS:
+            problems.append(_problem(message, name, f"{name!r} isn't for ensembles, whose models have their own"))
+        elif name not in _READ_OF_ENSEMBLES:
+            problems.append(_problem(message, name, f"{name!r} has no equivalent here, and is not followed"))
     return ModelConfig.model_validate(config)
 
 
