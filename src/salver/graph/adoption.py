@@ -75,7 +75,9 @@ class _Block:
     def steps(self, steps: Sequence[StepConfig]) -> tuple[StepConfig, ...]:
         """The steps, filled in."""
         self._configs = {step.name or "": step for step in steps}
-        return tuple(self._filled(step) for step in steps)
+        filled = [self._filled(step) for step in steps]
+        # What the inputs are is known by now.
+        return tuple(self._with_names(step) for step in filled)
 
     def outputs(self, outputs: Sequence[OutputConfig], outputs_from: str | None) -> tuple[OutputConfig, ...]:
         """The outputs, with those of a step."""
@@ -88,19 +90,7 @@ class _Block:
         return tuple(result)
 
     def _filled(self, step: StepConfig) -> StepConfig:
-        changes: dict[str, object] = {}
-        if isinstance(step.when, str):
-            changes["when"] = self._by_name(step.when)
-        for key in ("switch", "split"):
-            if (inner := getattr(step, key)) is not None:
-                changes[key] = tuple(self._filled(each) for each in inner)
-        if step.ensemble is not None:
-            members = tuple(self._filled(each) for each in step.ensemble.members)
-            changes["ensemble"] = step.ensemble.model_copy(update={"members": members})
-        if step.map is not None:
-            changes["map"] = step.map.model_copy(update={"step": self._filled(step.map.step)})
-        if step.fallback is not None and step.fallback.step is not None:
-            changes["fallback"] = step.fallback.model_copy(update={"step": self._filled(step.fallback.step)})
+        changes = _inside(step, self._filled)
         if step.graph is not None:
             changes |= self._inline(step, step.graph)
         elif step.values is not None and step.inputs_from is not None:
@@ -108,6 +98,13 @@ class _Block:
             changes |= {"values": passed | step.values, "inputs_from": None}
         elif step.inputs_from is not None:
             changes |= {"inputs": self._taken_by(step, self._wanted(step)), "inputs_from": None}
+        return step.model_copy(update=changes) if changes else step
+
+    def _with_names(self, step: StepConfig) -> StepConfig:
+        """The step, with names in its conditions, and in those inside it, where numbers stood."""
+        changes = _inside(step, self._with_names)
+        if isinstance(step.when, str) and _BY_NUMBER.search(step.when):
+            changes["when"] = self._by_name(step.when)
         return step.model_copy(update=changes) if changes else step
 
     def _inline(self, step: StepConfig, graph: InlineGraph) -> dict[str, object]:
@@ -204,6 +201,21 @@ class _Block:
             return f'{origin}["{names[number]}"]'
 
         return _BY_NUMBER.sub(named, when)
+
+
+def _inside(step: StepConfig, change: Callable[[StepConfig], StepConfig]) -> dict[str, object]:
+    """What becomes of a step where each step inside it is changed."""
+    changes: dict[str, object] = {}
+    for key in ("switch", "split"):
+        if (inner := getattr(step, key)) is not None:
+            changes[key] = tuple(map(change, inner))
+    if step.ensemble is not None:
+        changes["ensemble"] = step.ensemble.model_copy(update={"members": tuple(map(change, step.ensemble.members))})
+    if step.map is not None:
+        changes["map"] = step.map.model_copy(update={"step": change(step.map.step)})
+    if step.fallback is not None and step.fallback.step is not None:
+        changes["fallback"] = step.fallback.model_copy(update={"step": change(step.fallback.step)})
+    return changes
 
 
 def _from(origin: str, name: str) -> SourceConfig:

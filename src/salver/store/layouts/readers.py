@@ -8,7 +8,7 @@ from pathlib import Path
 
 from salver.store.layouts.foreign import ForeignModel
 
-_MODULES = ("triton", "mlserver", "mlflow", "torchserve", "tensorflow_serving", "huggingface")
+_MODULES = ("triton", "mlserver", "mlflow", "torchserve", "tensorflow_serving", "huggingface", "kserve_graph")
 """Modules of this package in the order in which they are asked. Each has two functions:
 
 ``read_model(folder) -> ForeignModel | None``: a model folder, or a single file; None where it isn't of this system.
