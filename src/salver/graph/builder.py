@@ -10,6 +10,7 @@ graph.write("people/1")
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -154,8 +155,19 @@ def map_over(over: Mapping[str, Value], step: Step, **options: Any) -> Step:
 
 
 def inline(graph: Graph, inputs: Mapping[str, Value], **options: Any) -> Step:
-    """A graph's steps as one step; ``inputs`` are its inputs."""
+    """A graph's steps as one step; ``inputs`` are its inputs.
+
+    Raises:
+        ValueError: the inputs aren't the graph's, or it has what only a whole graph can have.
+    """
     document = graph.document()
+    if "parameters" in document or "timeout" in document:
+        raise ValueError("'parameters' and 'timeout' are of the whole graph; a step has a 'timeout' of its own")
+    declared = {each["name"]: each.get("optional", False) for each in document.get("inputs", ())}
+    if set(inputs) - set(declared) or any(name not in inputs for name, optional in declared.items() if not optional):
+        raise ValueError(
+            f"its inputs are {', '.join(declared) or 'none'}, and it is given {', '.join(inputs) or 'none'}"
+        )
     inner = {"outputs": document["outputs"], "steps": document["steps"]}
     return Step({"inputs": _sources(inputs), "graph": inner} | _options(options))
 
@@ -231,14 +243,30 @@ class Graph:
     def write(self, folder: str | Path) -> Path:
         """Write ``graph.yaml`` into a folder, which is made where there is none; the file's path.
 
+        The file is there as a whole or, as before, not at all.
+
         Raises:
             InvalidConfig: the graph isn't one.
         """
         self.config()
         path = Path(folder) / GRAPH_YAML
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(self.document(), sort_keys=False, allow_unicode=True, width=120))
+        text = yaml.dump(self.document(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            fresh.write_text(text, encoding="utf-8")
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
         return path
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what stands in several places out in each: readers of Salver's files refuse aliases."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        """Nothing is an alias."""
+        return True
 
 
 def _source(value: Value) -> Any:
