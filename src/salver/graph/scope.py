@@ -31,7 +31,7 @@ class StepRecord:
     """One run of a step, for the time line.
 
     Attributes:
-        step: its name; steps inside others are OUTER/INNER.
+        step: its name; steps inside others are OUTER/INNER, and those of a map end with the item's number, as in [3].
         kind: "model", "map", ...
         started_ns, ended_ns: by ``perf_counter_ns``.
         status: "ok", "skipped", "answered", "fallback", "failed" (an optional step), or "error".
@@ -82,6 +82,7 @@ class Scope:
         within: the graphs that it is a part of, the outermost first.
         trace: notes what runs; None where nobody wants to know.
         max_step_bytes: what a step's outputs may take.
+        item: in a map, which of its items this is, such as "[3]"; "" outside.
     """
 
     values: dict[str, Array]
@@ -92,6 +93,7 @@ class Scope:
     within: tuple[Key, ...] = ()
     trace: Trace | None = None
     max_step_bytes: int = 1 << 30
+    item: str = ""
 
     @property
     def tensor(self) -> Callable[[str], Array | None]:

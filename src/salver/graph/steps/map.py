@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -126,7 +127,7 @@ class Map(Step):
                     item = array[index] if rows is None else array[index * rows : (index + 1) * rows]
                     values[f"item.{name}"] = item if isinstance(item, np.ndarray) else _scalar(item, array)
                 try:
-                    answers[index] = await self._step.run(scope.with_values(values))
+                    answers[index] = await self._step.run(replace(scope, values=values, item=f"{scope.item}[{index}]"))
                 except StepFailed:
                     if self._map.on_error == "fail":
                         raise

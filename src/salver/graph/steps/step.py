@@ -103,7 +103,9 @@ class Step(ABC):
             self.statistics.skipped += 1
             if scope.trace is not None:
                 now = perf_counter_ns()
-                scope.trace.add(StepRecord(self.name, self.kind, now, now, "skipped", "its condition is false"))
+                scope.trace.add(
+                    StepRecord(self.name + scope.item, self.kind, now, now, "skipped", "its condition is false")
+                )
             return None
         return await self.run_wanted(scope)
 
@@ -203,7 +205,7 @@ class Step(ABC):
         self, scope: Scope, started: int, status: str, detail: str, attempts: int, outputs: Outputs | None
     ) -> None:
         assert scope.trace is not None
-        record = StepRecord(self.name, self.kind, started, perf_counter_ns(), status, detail, attempts)
+        record = StepRecord(self.name + scope.item, self.kind, started, perf_counter_ns(), status, detail, attempts)
         if scope.trace.keeps_tensors:
             reads = {name: scope.values[name] for name in sorted(self.references()) if name in scope.values}
             record.inputs, record.outputs = reads, outputs
