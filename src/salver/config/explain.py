@@ -31,7 +31,8 @@ def explain(
     """
     root = schema.model_json_schema()
     problems: list[str] = []
-    details = sorted(error.errors(include_url=False), key=lambda detail: line(detail["loc"]))
+    found = [detail for detail in error.errors(include_url=False) if not _comes_of_others(detail)]
+    details = sorted(found, key=lambda detail: line(detail["loc"]))
     for detail in details[:MAX_PROBLEMS]:
         path = tuple(part for part in detail["loc"] if part != "[key]")
         where = place(path)
@@ -97,6 +98,11 @@ def dotted(path: KeyPath) -> str:
     return text
 
 
+def _comes_of_others(detail: Any) -> bool:
+    """A list that is called too short because none of its items is right: they are explained themselves."""
+    return bool(detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"])
+
+
 def _problem(detail: Any, path: KeyPath, root: JsonSchema) -> str:
     kind = detail["type"]
     if kind == "extra_forbidden":
@@ -108,6 +114,10 @@ def _problem(detail: Any, path: KeyPath, root: JsonSchema) -> str:
     if kind == "too_long":
         limit = detail["ctx"]["max_length"]
         return f"'{dotted(path)}' must have a length of at most {limit}, got {len(detail['input'])}"
+    if kind == "too_short":
+        return (
+            f"'{dotted(path)}' must have a length of at least {detail['ctx']['min_length']}, got {len(detail['input'])}"
+        )
     if kind == "value_error":
         message = str(detail["ctx"]["error"])
         return f"'{dotted(path)}': {message}" if path else message
@@ -149,6 +159,8 @@ def _resolve(schema: JsonSchema, root: JsonSchema) -> JsonSchema:
 
 def _range(schema: JsonSchema) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
+    if "exclusiveMinimum" in schema:
+        return f" over {schema['exclusiveMinimum']}" + ("" if high is None else f", at most {high}")
     if low is not None and high is not None:
         return f" from {low} to {high}"
     if low is not None:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from salver.config.explain import suggestion
+from salver.config.explain import explain, suggestion
 from salver.config.quantities import Seconds, Size
 from salver.core.errors import InvalidRequest
 from salver.core.model import check_model_name, check_version
@@ -199,6 +208,13 @@ class CombineConfig(_Strict):
         default=None, description="FILE.py:NAME, called with a list of arrays for each output."
     )
 
+    @field_validator("function", mode="after")
+    @classmethod
+    def _function(cls, function: str | None) -> str | None:
+        if function is not None:
+            function_file(function)
+        return function
+
     @model_validator(mode="after")
     def _one(self) -> CombineConfig:
         if (self.weights is None) == (self.function is None):
@@ -208,11 +224,26 @@ class CombineConfig(_Strict):
         return self
 
 
+_WAYS_TO_COMBINE = ("mean", "vote", "collect")
+
+
+def _combine(value: object) -> object:
+    """One of the words, or a map: a union's own errors would name pydantic's parts."""
+    if isinstance(value, Mapping):
+        try:
+            return CombineConfig.model_validate(value)
+        except ValidationError as error:
+            raise ValueError(explain(error, CombineConfig, lambda _: "")) from None
+    if isinstance(value, CombineConfig) or value in _WAYS_TO_COMBINE:
+        return value
+    raise ValueError(f"it is {', '.join(_WAYS_TO_COMBINE)}, or a map with 'weights' or 'function', not {value!r:.60}")
+
+
 class EnsembleConfig(_Strict):
     """The value of ``ensemble``: steps that answer the same question."""
 
     members: tuple[StepConfig, ...] = Field(min_length=1, max_length=100)
-    combine: Literal["mean", "vote", "collect"] | CombineConfig = Field(
+    combine: Annotated[Literal["mean", "vote", "collect"] | CombineConfig, BeforeValidator(_combine)] = Field(
         default="mean",
         description="mean, vote (the most frequent value, the smallest of equals), collect (all outputs, as "
         "MEMBER.OUTPUT), or a map with 'weights' or 'function'.",
