@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from salver.graph.steps.block import Block
 from salver.graph.steps.map import Map
 from salver.graph.steps.step import Step
 from salver.runtimes.base import Outputs
+from salver.store.layouts.readers import read_model
 
 _SHOWN_ELEMENTS = 8
 _SHOWN_BYTES = 80
@@ -41,24 +43,30 @@ def describe_graph(name: str, version: str, graph: GraphModel) -> dict[str, Any]
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """A graph in a file or folder, as far as it can be known without its models. Blocks on the disk.
+    """A graph in a file or folder, also one of another system, as far as it can be known without its models.
+
+    Blocks on the disk.
 
     Raises:
         InvalidArtifact, InvalidConfig: there is none, or it can't be understood.
     """
-    folder = path if path.is_dir() else path.parent
-    spec = ModelSpec(name=folder.absolute().name, version="", path=path, runtime=GraphRuntime.name)
+    folder = (path if path.is_dir() else path.parent).absolute()
+    name, version = (folder.parent.name, folder.name) if folder.name.isdecimal() else (folder.name, "")
+    spec = ModelSpec(name=name, version=version, path=path, runtime=GraphRuntime.name)
+    foreign = read_model(path)
+    if foreign is not None and "graph" in foreign.config.options:
+        spec = replace(spec, name=foreign.name, options=foreign.config.options)
     config, _ = read_spec(spec)
     plan = Compiler(None, lambda _: ()).graph(config)
     return {
         "name": spec.name,
-        "version": "",
+        "version": spec.version,
         "description": config.description,
         "inputs": [_spec(each.name, each.datatype, each.shape, each.optional) for each in config.inputs],
         "outputs": [_spec(each.name, None, None, each.optional) for each in config.outputs],
         "models": sorted({step.model for step in all_steps(config) if step.model is not None}),
         "steps": [describe_step(step) for step in plan.steps],
-        "answers": _needs(plan.output_references()),
+        "answers": sorted({*_needs(plan.output_references()), *([config.outputs_from] if config.outputs_from else [])}),
     }
 
 
@@ -76,7 +84,9 @@ def describe_step(step: Step) -> dict[str, Any]:
         "asks": config.model or config.function or "",
         "description": config.description,
         "when": "" if config.when is None else str(config.when),
-        "needs": sorted({*_needs(step.references()), *config.after}),
+        "needs": sorted(
+            {*_needs(step.references()), *config.after, *([config.inputs_from] if config.inputs_from else [])}
+        ),
         "optional": config.optional,
         "statistics": {
             "ok": sum(counted.ok.buckets),

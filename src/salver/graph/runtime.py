@@ -68,4 +68,4 @@ def read_spec(spec: ModelSpec) -> tuple[GraphConfig, Document]:
     file = spec.path / GRAPH_YAML if spec.path.is_dir() else spec.path
     if not file.is_file():
         raise InvalidArtifact(f"graph '{spec.name}': there is no {file}")
-    return read_graph(file)
+    return read_graph(file, shown_as="/".join(part for part in (spec.name, spec.version, file.name) if part))
