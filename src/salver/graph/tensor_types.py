@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from salver.core.signature import TensorSpec
-from salver.core.tensor import Shape
+from salver.core.tensor import DTYPES, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +35,8 @@ def of_spec(spec: TensorSpec) -> TensorType:
 
 def fits(given: TensorType, wanted: TensorSpec) -> str:
     """Why a tensor can't be given where ``wanted`` is; "" where it may fit."""
-    known = given.datatype is not None and wanted.datatype is not None
-    if (
-        known
-        and given.datatype != wanted.datatype
-        and not (wanted.safe_cast and "BYTES" not in (given.datatype, wanted.datatype))
-    ):
-        hint = "" if "BYTES" in (given.datatype, wanted.datatype) else f"; 'cast: {wanted.datatype}' changes it"
-        return f"expected datatype {wanted.datatype}, got {given.datatype}{hint}"
+    if problem := _datatype_problem(given.datatype, wanted):
+        return problem
     if given.shape is None or wanted.shape is None:
         return ""
     apart = len(given.shape) != len(wanted.shape) or any(
@@ -49,6 +45,16 @@ def fits(given: TensorType, wanted: TensorSpec) -> str:
     if apart:
         return f"expected shape {list(wanted.shape)} (-1 is any size), got {list(given.shape)}"
     return ""
+
+
+def _datatype_problem(came: str | None, wanted: TensorSpec) -> str:
+    if came is None or wanted.datatype is None or came == wanted.datatype:
+        return ""
+    is_numeric = "BYTES" not in (came, wanted.datatype)
+    if wanted.safe_cast and is_numeric and np.can_cast(DTYPES[came], DTYPES[wanted.datatype], "safe"):
+        return ""
+    hint = f"; 'cast: {wanted.datatype}' changes it" if is_numeric else ""
+    return f"expected datatype {wanted.datatype}, got {came}{hint}"
 
 
 def merged(one: TensorType, other: TensorType) -> TensorType:
