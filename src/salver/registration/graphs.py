@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from salver.config.document import Document
-from salver.core.errors import Conflict, InvalidArtifact, LoadError, ModelUnavailable, SalverError, StoreUnavailable
+from salver.core.errors import (
+    Conflict,
+    InvalidArtifact,
+    InvalidConfig,
+    LoadError,
+    ModelInUse,
+    ModelUnavailable,
+    SalverError,
+    StoreUnavailable,
+    UnknownModel,
+)
 from salver.core.model import ModelSpec, version_order
 from salver.core.registry import ModelVersion, Probe, VersionState
 from salver.core.signature import Signature
@@ -26,14 +36,17 @@ from salver.store.artifacts.disk_cache import DiskCache
 from salver.store.registered import spec_of
 from salver.store.registry.registry import Registry
 
+_SMALL_BYTES = 16 << 20
+_KNOWN_GRAPHS = 4096
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class _Graph:
-    """A graph, and what its functions take and give."""
+    """A graph, and what its functions take and give, once that was looked at."""
 
     config: GraphConfig
     document: Document
-    functions: dict[str, Signature]
+    functions: dict[str, Signature] | None = None
 
     def models(self) -> frozenset[ModelReference]:
         """The models that it asks."""
@@ -75,9 +88,18 @@ class RegisteredGraphs:
 
         Raises:
             LoadError: what is wrong with it.
+            ModelUnavailable: one of its models is still to be probed.
             StoreUnavailable: the registry can't be reached.
         """
         graph = self._read[version.digest] = await self._read_graph(spec)
+        own = ModelReference(name=version.name, version=version.version)
+        newest = {ModelReference(name=version.name): version} if await self._would_be_newest(version) else {}
+        if way := await self._way_back(version, {own: version, **newest}):
+            raise InvalidConfig(f"the graph would ask itself: {way}")
+        for model in graph.models():
+            if await self._resolved(model) is None and await self._pending(model) is not None:
+                raise ModelUnavailable(f"model '{model}', which the graph asks, is still to be probed")
+        graph.functions = await self._probe_functions(spec, graph.config)
         signature = await self._check(graph, {})
         probe = Probe(
             memory_bytes=0,
@@ -95,8 +117,7 @@ class RegisteredGraphs:
             InvalidArtifact: there is such a graph.
             StoreUnavailable: the registry can't be reached.
         """
-        newest = await self._resolved(ModelReference(name=version.name))
-        if newest is not None and version_order(newest.version) > version_order(version.version):
+        if not await self._would_be_newest(version):
             return
         broken = await self._broken(ModelReference(name=version.name), signature)
         if broken:
@@ -115,7 +136,10 @@ class RegisteredGraphs:
         pointed: ModelVersion = await self._run(self._registry.get, name, version)
         if pointed.signature is None:
             return
-        broken = await self._broken(ModelReference(name=name, version=alias), pointed.signature)
+        changed = ModelReference(name=name, version=alias)
+        if way := await self._way_back(pointed, {changed: pointed}):
+            raise Conflict(f"'{name}@{alias}' can't point to version {version}: the graph would ask itself: {way}")
+        broken = await self._broken(changed, pointed.signature)
         if broken:
             raise Conflict(f"'{name}@{alias}' can't point to version {version}: it would break {broken}")
 
@@ -123,26 +147,91 @@ class RegisteredGraphs:
         """The first graph that doesn't hold any more, and why; "" for none."""
         for version in await self._run(self._registry.ready_of, GraphRuntime.name):
             graph = await self._graph(version)
-            if graph is None or changed not in graph.models():
-                continue
-            try:
-                await self._check(graph, {})
-            except LoadError:
-                continue  # it doesn't hold as it is: this change isn't what breaks it
+            if graph is None or changed not in graph.models() or not await self._holds(version, graph):
+                continue  # where it doesn't hold as it is, this change isn't what breaks it
             try:
                 await self._check(graph, {changed: signature})
             except LoadError as error:
                 return f"graph '{version.name}' version {version.version}, which asks '{changed}': {error}"
         return ""
 
+    async def check_delete(self, name: str, versions: Collection[str]) -> None:
+        """Refuse to delete versions of a model without which a graph that serves couldn't work.
+
+        Raises:
+            ModelInUse: there is such a graph.
+            StoreUnavailable: the registry can't be reached.
+        """
+        for version in await self._run(self._registry.ready_of, GraphRuntime.name):
+            graph = await self._graph(version)
+            if (version.name == name and version.version in versions) or graph is None:
+                continue
+            asked = {model for model in graph.models() if model.name == name}
+            if not asked or not await self._holds(version, graph):
+                continue
+            changed: dict[ModelReference, Signature | SalverError] = {}
+            for model in asked:
+                left = await self._resolved(model, without=versions)
+                if left is None or left.signature is None:
+                    changed[model] = UnknownModel(f"model '{model}' would be gone")
+                else:
+                    changed[model] = left.signature
+            try:
+                await self._check(graph, changed)
+            except LoadError as error:
+                raise ModelInUse(
+                    f"graph '{version.name}' version {version.version} asks model '{name}', and would break: {error}; "
+                    "delete or change the graph first, or delete the model all the same with force=true"
+                ) from error
+
+    async def _holds(self, version: ModelVersion, graph: _Graph) -> bool:
+        """Whether a graph that is registered holds with its models as they are."""
+        try:
+            if graph.functions is None:
+                graph.functions = await self._functions_of(version, graph)
+            await self._check(graph, {})
+        except LoadError:
+            return False
+        return True
+
+    async def _way_back(self, start: ModelVersion, changed: Mapping[ModelReference, ModelVersion]) -> str:
+        """The way on which a graph would ask itself, such as ``a -> b -> a``; "" where it doesn't."""
+        seen: set[tuple[str, str]] = set()
+        waiting = [(start, start.name)]
+        while waiting:
+            version, way = waiting.pop()
+            graph = await self._graph(version) if _may_be_graph(version) else None
+            for model in () if graph is None else sorted(graph.models(), key=str):
+                found = changed.get(model) or await self._resolved(model) or await self._pending(model)
+                if found is None:
+                    continue
+                key = (found.name, found.version)
+                if key == (start.name, start.version):
+                    return f"{way} -> {found.name}"
+                if key not in seen:
+                    seen.add(key)
+                    waiting.append((found, f"{way} -> {found.name}"))
+        return ""
+
+    async def _would_be_newest(self, version: ModelVersion) -> bool:
+        newest = await self._resolved(ModelReference(name=version.name))
+        return newest is None or version_order(newest.version) <= version_order(version.version)
+
     async def _graph(self, version: ModelVersion) -> _Graph | None:
-        """A registered graph; None where it can't be read any more."""
+        """A registered graph; None where it is none, or can't be read any more."""
         graph = self._read.get(version.digest)
         if graph is not None:
             return graph
-        folder = await self._run(self._cache.hold, version.digest)
+        try:
+            folder = await self._run(self._cache.hold, version.digest)
+        except LoadError:
+            return None
         try:
             spec = await self._run(spec_of, version, folder, detect=detect)
+            if spec.runtime != GraphRuntime.name:
+                return None
+            if len(self._read) >= _KNOWN_GRAPHS:
+                self._read.clear()
             graph = self._read[version.digest] = await self._read_graph(spec)
         except LoadError:
             return None
@@ -152,13 +241,25 @@ class RegisteredGraphs:
 
     async def _read_graph(self, spec: ModelSpec) -> _Graph:
         config, document = await self._run(read_spec, spec)
+        return _Graph(config, document)
+
+    async def _functions_of(self, version: ModelVersion, graph: _Graph) -> dict[str, Signature]:
+        """What a registered graph's functions take and give. Raises LoadError."""
+        folder = await self._run(self._cache.hold, version.digest)
+        try:
+            return await self._probe_functions(await self._run(spec_of, version, folder, detect=detect), graph.config)
+        finally:
+            await self._run(self._cache.release, version.digest)
+
+    async def _probe_functions(self, spec: ModelSpec, config: GraphConfig) -> dict[str, Signature]:
         functions: dict[str, Signature] = {}
         for function, wanted in function_specs(spec, config, allow_code=self._allow_code).items():
             result = await self._prober.probe(wanted, allow_code=self._allow_code, limits=self._limits)
             functions[function] = result.signature
-        return _Graph(config, document, functions)
+        return functions
 
-    async def _check(self, graph: _Graph, changed: dict[ModelReference, Signature]) -> Signature:
+    async def _check(self, graph: _Graph, changed: Mapping[ModelReference, Signature | SalverError]) -> Signature:
+        functions = (graph.functions or {}).__getitem__
         signatures: dict[ModelReference, Signature | SalverError] = {}
         for model in graph.models():
             if model in changed:
@@ -177,7 +278,6 @@ class RegisteredGraphs:
             return signature
 
         def check() -> Signature:
-            functions = graph.functions.__getitem__
             config = adopt(graph.config, signature_of=signature_of, function_signature=functions)
             return check_graph(
                 config, signature_of=signature_of, function_signature=functions, place=graph.document.place
@@ -185,8 +285,15 @@ class RegisteredGraphs:
 
         return await asyncio.to_thread(check)
 
-    async def _resolved(self, model: ModelReference) -> ModelVersion | None:
-        """The READY version that a reference leads to; None where there is none."""
+    async def _resolved(self, model: ModelReference, *, without: Collection[str] = ()) -> ModelVersion | None:
+        """The READY version that a reference leads to, were some versions not there; None where there is none."""
+        if without and not model.version:
+            try:
+                known = await self._run(self._registry.model, model.name)
+            except UnknownModel:
+                return None
+            ready = [each for each in known.versions if each.state is VersionState.READY]
+            return next((each for each in reversed(ready) if each.version not in without), None)
         references = [model.version] if not model.version else [model.version, f"@{model.version}"]
         for reference in references:
             try:
@@ -195,6 +302,20 @@ class RegisteredGraphs:
                 raise
             except SalverError:
                 continue
-            if found.state is VersionState.READY:
+            if found.state is VersionState.READY and found.version not in without:
                 return found
         return None
+
+    async def _pending(self, model: ModelReference) -> ModelVersion | None:
+        """The version that is still to be probed to which a reference may lead; None where there is none."""
+        try:
+            known = await self._run(self._registry.model, model.name)
+        except UnknownModel:
+            return None
+        waiting = [each for each in known.versions if each.state is VersionState.PENDING]
+        return next((each for each in reversed(waiting) if model.version in ("", each.version)), None)
+
+
+def _may_be_graph(version: ModelVersion) -> bool:
+    """Before its probe nobody knows; what is large isn't fetched to see."""
+    return version.runtime == GraphRuntime.name or (not version.runtime and version.size <= _SMALL_BYTES)

@@ -289,15 +289,16 @@ class ModelStore:
         """Delete a version.
 
         Args:
-            force: also where a server has used it in the last minute.
+            force: also where a server has used it in the last minute, or a graph needs it.
 
         Raises:
             UnknownModel: there is no such version.
-            ModelInUse: an alias points to it, or it was used in the last minute.
+            ModelInUse: an alias points to it, it was used in the last minute, or a graph needs it.
             StoreUnavailable: the registry can't be reached.
         """
         await self._run(self.registry.get, name, version)
         if not force:
+            await self._graphs.check_delete(name, {version})
             await self._run(self._refuse_used, name, {version})
         await self._run(self.registry.delete, name, version, actor=actor)
         self._garbage.note_deletion()
@@ -307,7 +308,9 @@ class ModelStore:
         """Delete a model's versions and aliases. Raises as :meth:`delete`; aliases don't matter."""
         model = await self._run(self.registry.model, name)
         if not force:
-            await self._run(self._refuse_used, name, {each.version for each in model.versions})
+            versions = {each.version for each in model.versions}
+            await self._graphs.check_delete(name, versions)
+            await self._run(self._refuse_used, name, versions)
         await self._run(self.registry.delete_model, name, actor=actor)
         self._garbage.note_deletion()
         await self._tell()
