@@ -89,7 +89,7 @@ class FakeHost:
             await asyncio.sleep(0)
             yield InferenceResponse(request.model, "1", outputs_of(part))
 
-    async def describe(self, model: ModelReference) -> Callee:
+    async def describe(self, model: ModelReference, asker: tuple[str, str]) -> Callee:
         _, given, streams = self._find(model.name)
         return Callee(model.version or "1", given, streams)
 

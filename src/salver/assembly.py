@@ -80,7 +80,7 @@ def build_engine(settings: ServerSettings, *, embedded: bool = False, store: Mod
             on_demand=settings.load == "on_demand",
         )
     engine = Engine(models=models, repository=source, max_concurrent_requests=settings.max_concurrent_requests)
-    host.connect(models, predict=engine.predict, stream=engine.stream)
+    host.connect(models, predict=engine.predict, stream=engine.stream, hint=engine.hint)
     return engine
 
 

@@ -70,6 +70,13 @@ class Elsewhere(Protocol):
             SalverError: what the other server said of the request.
         """
 
+    def takes(self, model: str, version: str) -> bool:
+        """Whether requests for a model go to another server now.
+
+        Raises:
+            UnknownModel, ModelUnavailable: there is no such model.
+        """
+
 
 class Engine:
     """Runs requests on the models of a node.
@@ -157,7 +164,7 @@ class Engine:
         statistics.in_flight += 1
         self.in_flight += 1
         try:
-            if self.in_flight > self._limit and not request.within:
+            if self.in_flight > self._limit and not _is_step(request):
                 raise self._busy()
             signature = loaded.signature
             inputs = signature.check_inputs(request.inputs)
@@ -192,6 +199,16 @@ class Engine:
             self.in_flight -= 1
             statistics.in_flight -= 1
             loaded.unpin()
+
+    def hint(self, model: str, version: str) -> None:
+        """A model is about to be asked: it is loaded where this server will be asked, and nothing has to go for it.
+
+        Raises:
+            UnknownModel, ModelUnavailable: there is no such model.
+        """
+        if (model, version) in self._routes or (self.elsewhere is not None and self.elsewhere.takes(model, version)):
+            return
+        self.models.hint(model, version)
 
     def predict_here(self, request: InferenceRequest) -> InferenceResponse:
         """Answer a request to a sync model on the calling thread, past queue and counters: for embedding.
@@ -239,7 +256,7 @@ class Engine:
         statistics.in_flight += 1
         self.in_flight += 1
         try:
-            if self.in_flight > self._limit and not request.within:
+            if self.in_flight > self._limit and not _is_step(request):
                 raise self._busy()
             inputs = loaded.signature.check_inputs(request.inputs)
             asked = request.outputs
@@ -267,7 +284,7 @@ class Engine:
             loaded.unpin()
 
     async def _ask_elsewhere(self, elsewhere: Elsewhere, request: InferenceRequest) -> InferenceResponse | None:
-        if self.in_flight >= self._limit and not request.within:
+        if self.in_flight >= self._limit and not _is_step(request):
             raise self._busy()
         self.in_flight += 1
         try:
@@ -277,7 +294,7 @@ class Engine:
 
     async def _load_for(self, request: InferenceRequest) -> LoadedVersion:
         """The version of a request, pinned, which isn't loaded yet. Requests that wait for it count like others."""
-        if self.in_flight >= self._limit and not request.within:
+        if self.in_flight >= self._limit and not _is_step(request):
             raise self._busy()
         self.in_flight += 1
         try:
@@ -354,6 +371,11 @@ class Engine:
         return Overloaded(
             f"the server works on {self._limit} requests, as many as it may (max_concurrent_requests); try again later"
         )
+
+
+def _is_step(request: InferenceRequest) -> bool:
+    """Whether it is a step of a graph on this server, which has a place already. Anybody can write a header."""
+    return bool(request.within) and not request.forwarded
 
 
 def _told(error: BaseException, request: InferenceRequest) -> BaseException:

@@ -7,13 +7,14 @@ from contextlib import suppress
 
 from salver.cache.loaded_version import LoadedVersion
 from salver.cache.model_cache import ModelCache
+from salver.cache.offer import Offer
 from salver.core.errors import SalverError
 from salver.core.model import ModelSpec
 from salver.core.request import InferenceRequest, InferenceResponse, Parameters
 from salver.core.signature import Signature
 from salver.graph.host import Callee
 from salver.graph.spec import ModelReference
-from salver.runtimes.base import Inputs, Outputs
+from salver.runtimes.base import ComposedModel, Inputs, Outputs
 
 
 class GraphHost:
@@ -22,6 +23,7 @@ class GraphHost:
     _models: ModelCache
     _predict: Callable[[InferenceRequest], Awaitable[InferenceResponse]]
     _stream: Callable[[InferenceRequest], AsyncGenerator[InferenceResponse, None]]
+    _hint: Callable[[str, str], None]
 
     def connect(
         self,
@@ -29,11 +31,13 @@ class GraphHost:
         *,
         predict: Callable[[InferenceRequest], Awaitable[InferenceResponse]],
         stream: Callable[[InferenceRequest], AsyncGenerator[InferenceResponse, None]],
+        hint: Callable[[str, str], None],
     ) -> None:
-        """Say what the node is: its models, and how a request is answered."""
+        """Say what the node is: its models, how a request is answered, and who is told of requests to come."""
         self._models = models
         self._predict = predict
         self._stream = stream
+        self._hint = hint
 
     async def predict(self, request: InferenceRequest) -> InferenceResponse:
         """Answer a step's request; see :meth:`salver.graph.host.Host.predict`."""
@@ -43,11 +47,17 @@ class GraphHost:
         """The same with one answer after another."""
         return self._stream(request)
 
-    async def describe(self, model: ModelReference) -> Callee:
+    async def describe(self, model: ModelReference, asker: tuple[str, str]) -> Callee:
         """A model's signature; see :meth:`salver.graph.host.Host.describe`."""
-        found = await self._models.describe(model.name, model.version)
+        found = self._models.find(model.name, model.version)
+        if isinstance(found, Offer) and (found.signature is None or found.platform == ComposedModel.platform):
+            # Whether a graph streams is known once it is loaded, which costs next to nothing.
+            found = await self._models.load_for(asker, model.name, model.version)
         assert found.signature is not None
-        streams = isinstance(found, LoadedVersion) and found.model.kind in ("stream", "async_stream")
+        if isinstance(found, Offer):
+            streams = found.streams
+        else:
+            streams = found.model.kind in ("stream", "async_stream")
         return Callee(found.version, found.signature, streams)
 
     async def load_function(self, spec: ModelSpec) -> LoadedFunction:
@@ -57,7 +67,7 @@ class GraphHost:
     def hint(self, model: ModelReference) -> None:
         """A model is about to be asked."""
         with suppress(SalverError):  # who asks it is told
-            self._models.prefetch(model.name, model.version)
+            self._hint(model.name, model.version)
 
 
 class LoadedFunction:

@@ -107,6 +107,8 @@ class ModelCache(Catalogue):
         self._loaded_count = 0
         self._failed_count = 0
         self._load_seconds = 0.0
+        self._waits_for: dict[Key, list[Key]] = {}  # versions whose load waits for the load of others
+        self._hinted = 0  # bytes that the loads need which were hinted, and haven't ended
         self._loads: set[asyncio.Task[LoadedVersion]] = set()
         self._balancing: asyncio.Task[None] | None = None
         self._closed = False
@@ -172,6 +174,40 @@ class ModelCache(Catalogue):
             return loaded
         return found
 
+    async def load_for(self, asker: Key, name: str, version: str = "") -> LoadedVersion:
+        """A version that is loaded first where it isn't, for a version that is being loaded and has to know it.
+
+        Raises:
+            ModelUnavailable: it waits for the asker itself; and as :meth:`acquire`.
+        """
+        found = self.find(name, version)
+        wanted = (found.name, found.version)
+        if way := self._way(wanted, asker):
+            names = " -> ".join(each for each, _ in (asker, *way))
+            raise ModelUnavailable(f"model '{asker[0]}' asks itself: {names}")
+        waits = self._waits_for.setdefault(asker, [])
+        waits.append(wanted)
+        try:
+            loaded = await self.acquire(name, version)
+        finally:
+            waits.remove(wanted)
+            if not waits:
+                self._waits_for.pop(asker, None)
+        loaded.unpin()
+        return loaded
+
+    def _way(self, start: Key, end: Key) -> list[Key]:
+        """The way from a version to one that its load waits for, both with it; empty where there is none."""
+        ways, seen = [[start]], {start}
+        while ways:
+            way = ways.pop()
+            if way[-1] == end:
+                return way
+            following = [each for each in self._waits_for.get(way[-1], ()) if each not in seen]
+            seen.update(following)
+            ways += [[*way, each] for each in following]
+        return []
+
     async def signature(self, name: str, version: str = "") -> Signature:
         """The signature of a version, which is loaded where it takes that to know it.
 
@@ -208,6 +244,25 @@ class ModelCache(Catalogue):
         """
         if (name, version) not in self.routes:
             self._begin_loading(self._to_load(name, version)).is_wanted = True
+
+    def hint(self, name: str, version: str = "") -> None:
+        """Load a version that will perhaps be asked for, where nothing has to go for it.
+
+        Raises:
+            UnknownModel, ModelUnavailable: there is none, or it can't be loaded.
+        """
+        known = self._to_load(name, version)
+        offer = known.offer
+        if known.loading is not None or offer is None or not self.reservations.has_room(offer, besides=self._hinted):
+            return
+        need = max(offer.memory_bytes, offer.peak_memory_bytes)
+        self._hinted += need
+        loading = self._begin_loading(known)
+        loading.is_wanted = True
+        loading.task.add_done_callback(lambda _: self._hint_ended(need))
+
+    def _hint_ended(self, need: int) -> None:
+        self._hinted -= need
 
     async def preload(self, name: str, version: str) -> bool:
         """Load a version where nothing has to go for it; False where there is no room. Its load may fail in silence.

@@ -32,6 +32,7 @@ class Offer:
         tenant: whose share of the budget it counts to; "" for nobody's.
         pinned: it isn't evicted.
         signature, platform: known from its probe; None and "" where it wasn't probed.
+        streams: it answers with one response after another, as far as its probe has told.
         files: tells one state of its files from another; a load that began with others is done again.
     """
 
@@ -47,4 +48,5 @@ class Offer:
     pinned: bool = False
     signature: Signature | None = None
     platform: str = ""
+    streams: bool = False
     files: str = ""

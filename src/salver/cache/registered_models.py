@@ -204,6 +204,7 @@ class RegisteredModels:
             offer.peak_memory_bytes = version.probe.peak_memory_bytes
             offer.load_seconds = version.probe.load_seconds
             offer.platform = version.probe.platform
+            offer.streams = version.probe.streams
         return offer
 
     async def _bring(self, digest: str) -> None:

@@ -145,10 +145,10 @@ class Reservations:
         device = spec.device if spec.device in self.budgets else "cpu"
         return device, self.budgets.get(device)
 
-    def has_room(self, offer: Offer) -> bool:
-        """Whether a version can probably be loaded without any other going."""
+    def has_room(self, offer: Offer, *, besides: int = 0) -> bool:
+        """Whether a version can probably be loaded without any other going, where others are about to take bytes."""
         budget = self.budgets.get("cpu")
-        return budget is None or budget.room() >= max(offer.memory_bytes, offer.peak_memory_bytes)
+        return budget is None or budget.room() >= besides + max(offer.memory_bytes, offer.peak_memory_bytes)
 
     def repin(self, loaded: LoadedVersion, offer: Offer) -> None:
         """What is said of a loaded version has changed."""

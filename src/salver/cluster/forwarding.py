@@ -23,7 +23,7 @@ from salver.core.errors import (
 )
 from salver.core.registry import Node
 from salver.core.request import InferenceRequest, InferenceResponse
-from salver.wire.v2_headers import FORWARDED
+from salver.wire.v2_headers import FORWARDED, WITHIN, encode_within
 from salver.wire.v2_json import decode_response, encode_request
 
 _LONGEST_SECONDS = 120.0
@@ -70,6 +70,10 @@ class Forwarding:
             _log.debug("%s doesn't answer for model '%s': %s", node.url, request.model, error)
         return None
 
+    def takes(self, model: str, version: str) -> bool:
+        """See :meth:`salver.engine.Elsewhere.takes`."""
+        return self._neighbours.place(model, version) is not None
+
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
@@ -94,6 +98,8 @@ class Forwarding:
             headers["content-type"] = "application/json"
         else:
             headers[JSON_LENGTH] = str(length)
+        if request.within:
+            headers[WITHIN.decode()] = encode_within(request.within)
         path = f"/v2/models/{quote(request.model, safe='')}"
         if request.version:
             path += f"/versions/{quote(request.version, safe='')}"

@@ -45,6 +45,7 @@ class Probe:
         device: where it ran.
         platform: what the V2 metadata calls the format.
         framework, framework_version: what loaded it, such as "onnxruntime" and "1.32.0".
+        streams: it answers a request with one response after another.
     """
 
     memory_bytes: int
@@ -60,6 +61,7 @@ class Probe:
     platform: str = ""
     framework: str = ""
     framework_version: str = ""
+    streams: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,7 @@ MANAGEMENT_SCHEMAS: Final[dict[str, Schema]] = {
             "platform": schema_text(),
             "framework": schema_text(),
             "framework_version": schema_text(),
+            "streams": {"type": "boolean", "description": "It answers with one response after another."},
         },
         "memory_bytes",
         "load_seconds",

@@ -48,7 +48,7 @@ from salver.monitoring.metrics import FailedRequests
 from salver.monitoring.request_id import begin_request, current_request_id
 from salver.wire.compression import CODINGS, compress, decompress
 from salver.wire.json_depth import parse
-from salver.wire.v2_headers import FORWARDED
+from salver.wire.v2_headers import FORWARDED, WITHIN, decode_within
 from salver.wire.v2_json import decode_raw_request, decode_request, encode_response
 
 STATUSES: Final[dict[type[SalverError], int]] = {
@@ -227,6 +227,8 @@ class RestApp:
             set_deadline(request, deadline)
         if FORWARDED in headers:
             request.forwarded = True
+            if WITHIN in headers:
+                request.within = decode_within(headers[WITHIN])
         work = self._api.infer(request)
         try:
             waits_for = work.send(None)

@@ -67,11 +67,16 @@ class Host(Protocol):
     def stream(self, request: InferenceRequest) -> AsyncGenerator[InferenceResponse, None]:
         """The same with one answer after another."""
 
-    async def describe(self, model: ModelReference) -> Callee:
+    async def describe(self, model: ModelReference, asker: tuple[str, str]) -> Callee:
         """A model's signature; the model is loaded where it takes that to know it.
 
+        Args:
+            model: which.
+            asker: name and version of the graph that is being loaded, and wants to know.
+
         Raises:
-            UnknownModel, ModelUnavailable: there is no such model, or it can't be had.
+            UnknownModel, ModelUnavailable: there is no such model, or it can't be had; or it is a graph that waits for
+                the asker itself.
         """
 
     async def load_function(self, spec: ModelSpec) -> Function:

@@ -314,7 +314,7 @@ class GraphModel(ComposedModel):
 
     async def _describe(self, model: ModelReference) -> Callee | SalverError:
         try:
-            return await self._host.describe(model)
+            return await self._host.describe(model, self._key)
         except SalverError as error:
             return error
 

@@ -54,6 +54,7 @@ def read_result(told: Mapping[str, Any], *, runtime: str) -> ProbeResult:
         platform=model.platform,
         framework=_text(told["framework"]),
         framework_version=_text(told["framework_version"]),
+        streams=model.kind in ("stream", "async_stream"),
     )
     return ProbeResult(model.signature, probe, runtime, tuple(_text(each) for each in told["notes"][:_MOST_NOTES]))
 
