@@ -258,6 +258,7 @@ TYPES = {
         "shape(a.rows) == [2, 3] and all(a.rows[0] + a.rows[1] > a.one)",
         "a.five[0] in [1, 2, a.some]",
         "lower(a.words) < 'b' and a.any in a.any",
+        "len(a.five) > 7 and a.five[7] > 1 or len(shape(a.five)) > 1 and a.five[0, 7] > 1",
     ],
 )
 def test_the_check_lets_pass_what_may_go_well(text: str) -> None:

@@ -84,14 +84,17 @@ _ONE_NUMBER: Final = _Known("number", ())
 class _Check:
     def __init__(self, type_of: TypeOf) -> None:
         self._type_of = type_of
+        self._guards = 0
 
     def truth(self, node: ast.expr, present: frozenset[str]) -> None:
         """Look at what has to be true or false; ``present``: what is known to be there when it is asked."""
         match node:
             case ast.BoolOp(op=op, values=parts):
                 is_and = isinstance(op, ast.And)
-                for part in parts:
+                for number, part in enumerate(parts):
+                    self._guards += number > 0
                     self.truth(part, present)
+                    self._guards -= number > 0
                     present |= _assured(part, is_and)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 self.truth(operand, present)
@@ -160,6 +163,8 @@ class _Check:
         fits = len(index) <= len(found.shape) and all(
             size == -1 or (at is not None and -size <= at < size) for at, size in zip(index, found.shape, strict=False)
         )
+        if not fits and self._guards:  # 'len(x) > 4 and x[4]' never gets there
+            return _Known(found.kind, None)
         if not fits:
             raise _Problem(f"there is no element {index} in shape {list(found.shape)}: {ast.unparse(node)}")
         return _Known(found.kind, found.shape[len(index) :])
