@@ -189,7 +189,10 @@ def is_in(value: Value, values: Value) -> bool:
     array = bounded(values)
     if is_text(array) != isinstance(value, str):
         raise ExpressionError(f"'in' can't find {kind_of(value)} among {kind_of(values)}")
-    return bool((_texts(array) == value).any() if isinstance(value, str) else (_wide(array) == value).any())
+    if isinstance(value, str):
+        elements = array.reshape(-1).tolist()
+        return value.encode() in elements or value in elements
+    return bool((_wide(array) == value).any())
 
 
 def element(value: Value, index: tuple[int, ...]) -> Value:
