@@ -14,7 +14,7 @@ from salver.core.request import InferenceRequest, InferenceResponse, Parameters
 from salver.core.signature import Signature
 from salver.graph.host import Callee
 from salver.graph.spec import ModelReference
-from salver.runtimes.base import ComposedModel, Inputs, Outputs
+from salver.runtimes.base import Inputs, Outputs
 
 
 class GraphHost:
@@ -50,8 +50,7 @@ class GraphHost:
     async def describe(self, model: ModelReference, asker: tuple[str, str]) -> Callee:
         """A model's signature; see :meth:`salver.graph.host.Host.describe`."""
         found = self._models.find(model.name, model.version)
-        if isinstance(found, Offer) and (found.signature is None or found.platform == ComposedModel.platform):
-            # Whether a graph streams is known once it is loaded, which costs next to nothing.
+        if isinstance(found, Offer) and found.signature is None:
             found = await self._models.load_for(asker, model.name, model.version)
         assert found.signature is not None
         if isinstance(found, Offer):

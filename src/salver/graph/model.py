@@ -340,10 +340,16 @@ class GraphModel(ComposedModel):
 
     def _streaming_step(self) -> ModelCall | None:
         """The last step, where it streams and all outputs are its own."""
-        last = self.plan.last()
-        if not isinstance(last, ModelCall) or not last.streams or last.config.fallback or last.config.retries:
-            return None
-        return last if self.plan.is_answered_by(last) else None
+        last = answering_call(self.plan)
+        return last if last is not None and last.streams else None
+
+
+def answering_call(plan: Plan) -> ModelCall | None:
+    """The last step, where it asks a model whose answer is the graph's: where that streams, the graph does."""
+    last = plan.last()
+    if not isinstance(last, ModelCall) or last.config.fallback or last.config.retries:
+        return None
+    return last if plan.is_answered_by(last) else None
 
 
 def _combining_function(config: StepConfig) -> str | None:

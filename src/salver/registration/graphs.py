@@ -24,7 +24,9 @@ from salver.core.registry import ModelVersion, Probe, VersionState
 from salver.core.signature import Signature
 from salver.graph.adoption import adopt
 from salver.graph.check import check_graph
+from salver.graph.compile import Compiler
 from salver.graph.functions import function_specs
+from salver.graph.model import answering_call
 from salver.graph.runtime import GraphRuntime, read_spec
 from salver.graph.spec import GraphConfig, ModelReference, all_steps
 from salver.registration.probe.limits import ProbeLimits
@@ -100,13 +102,14 @@ class RegisteredGraphs:
             if await self._resolved(model) is None and await self._pending(model) is not None:
                 raise ModelUnavailable(f"model '{model}', which the graph asks, is still to be probed")
         graph.functions = await self._probe_functions(spec, graph.config)
-        signature = await self._check(graph, {})
+        signature, config = await self._check(graph, {})
         probe = Probe(
             memory_bytes=0,
             peak_memory_bytes=0,
             load_seconds=0.0,
             batch_size_reason="a graph's models have the queues",
             platform=ComposedModel.platform,
+            streams=await self._streams(config),
         )
         return ProbeResult(signature, probe, GraphRuntime.name)
 
@@ -258,7 +261,21 @@ class RegisteredGraphs:
             functions[function] = result.signature
         return functions
 
-    async def _check(self, graph: _Graph, changed: Mapping[ModelReference, Signature | SalverError]) -> Signature:
+    async def _streams(self, config: GraphConfig) -> bool:
+        """Whether a graph that holds gives one answer after another."""
+        last = answering_call(Compiler(None, lambda _: ()).graph(config))
+        asked = None if last is None else await self._resolved(last.model)
+        return asked is not None and asked.probe is not None and asked.probe.streams
+
+    async def _check(
+        self, graph: _Graph, changed: Mapping[ModelReference, Signature | SalverError]
+    ) -> tuple[Signature, GraphConfig]:
+        """The signature of a graph that holds, and the graph with what it takes over from its models.
+
+        Raises:
+            LoadError: what is wrong with it.
+            StoreUnavailable: the registry can't be reached.
+        """
         functions = (graph.functions or {}).__getitem__
         signatures: dict[ModelReference, Signature | SalverError] = {}
         for model in graph.models():
@@ -277,11 +294,12 @@ class RegisteredGraphs:
                 raise signature
             return signature
 
-        def check() -> Signature:
+        def check() -> tuple[Signature, GraphConfig]:
             config = adopt(graph.config, signature_of=signature_of, function_signature=functions)
-            return check_graph(
+            signature = check_graph(
                 config, signature_of=signature_of, function_signature=functions, place=graph.document.place
             )
+            return signature, config
 
         return await asyncio.to_thread(check)
 
