@@ -21,8 +21,8 @@ from salver.graph.spec import (
 )
 from salver.store.model_config import TensorConfig
 
-_BY_NUMBER = re.compile(r"""\b(?P<origin>[A-Za-z_][A-Za-z0-9_]*)\["#(?P<number>[0-9]+)"\]""")
-"""In a condition: the tensor of an origin by its number, which other systems have in place of names."""
+_BY_NUMBER = re.compile(r"(?P<origin>[A-Za-z_][A-Za-z0-9_]*)\.#(?P<number>[0-9]*)")
+"""A reference to a tensor by its number, or to the only one, which other systems have in place of names."""
 
 Outputs = dict[str, bool]
 """Names of a step's outputs; True for those that may be missing."""
@@ -71,6 +71,7 @@ class _Block:
         self._function_signature = function_signature
         self._configs: dict[str, StepConfig] = {}
         self._known: dict[str, Outputs] = {}
+        self._done: dict[int, tuple[StepConfig, StepConfig]] = {}  # by identity; the first keeps it from being reused
 
     def steps(self, steps: Sequence[StepConfig]) -> tuple[StepConfig, ...]:
         """The steps, filled in."""
@@ -90,6 +91,11 @@ class _Block:
         return tuple(result)
 
     def _filled(self, step: StepConfig) -> StepConfig:
+        if id(step) not in self._done:
+            self._done[id(step)] = (step, self._filled_anew(step))
+        return self._done[id(step)][1]
+
+    def _filled_anew(self, step: StepConfig) -> StepConfig:
         changes = _inside(step, self._filled)
         if step.graph is not None:
             changes |= self._inline(step, step.graph)
@@ -101,10 +107,12 @@ class _Block:
         return step.model_copy(update=changes) if changes else step
 
     def _with_names(self, step: StepConfig) -> StepConfig:
-        """The step, with names in its conditions, and in those inside it, where numbers stood."""
+        """The step, with names in its sources, and in those of the steps inside it, where numbers stood."""
         changes = _inside(step, self._with_names)
-        if isinstance(step.when, str) and _BY_NUMBER.search(step.when):
-            changes["when"] = self._by_name(step.when)
+        for key in ("inputs", "values"):
+            sources: dict[str, SourceConfig] | None = getattr(step, key)
+            if sources and any(source.from_ and _BY_NUMBER.fullmatch(source.from_) for source in sources.values()):
+                changes[key] = {name: self._by_name(step, source) for name, source in sources.items()}
         return step.model_copy(update=changes) if changes else step
 
     def _inline(self, step: StepConfig, graph: InlineGraph) -> dict[str, object]:
@@ -124,6 +132,9 @@ class _Block:
         assert origin is not None
         result = dict(step.inputs)
         there = None if origin == "inputs" else self._outputs_of(origin)
+        needed = [name for name, spec in wanted.items() if name not in result and not spec.optional]
+        if there is not None and len(there) == len(needed) == 1 and needed[0] not in there:
+            return {**result, needed[0]: _from(origin, *there)}  # there is no mistaking it, whatever their names
         for name, spec in wanted.items():
             if name in result:
                 continue
@@ -158,18 +169,33 @@ class _Block:
             self._known[name] = self._given(self._configs[name])
         return self._known[name]
 
-    def _given(self, step: StepConfig) -> Outputs:
+    def _given(self, step: StepConfig, *, is_chosen: bool = False) -> Outputs:
         if step.outputs is not None:
             outputs = dict.fromkeys(step.outputs, False)
         elif step.model is not None or step.function is not None:
             outputs = {spec.name: False for spec in self._signature(step).outputs}
             if not outputs:
                 raise InvalidConfig(f"step {step.name!r}: its outputs aren't known before it has run; name them")
+            if self._may_lack_an_input(step):
+                outputs = dict.fromkeys(outputs, True)
         else:
             outputs = self._given_inside(step)
-        if step.optional or (step.when is not None and step.name is not None):
+        if step.optional or (step.when is not None and not is_chosen):
             outputs = dict.fromkeys(outputs, True)
         return outputs
+
+    def _may_lack_an_input(self, step: StepConfig) -> bool:
+        """Whether what it takes from another step may be missing: then it is skipped."""
+        if step.inputs_from in (None, "inputs"):
+            return False
+        assert step.inputs_from is not None
+        there = self._outputs_of(step.inputs_from)
+        wanted, inputs = self._wanted(step), self._filled(step).inputs
+        return any(
+            there.get((inputs[name].from_ or "").removeprefix(f"{step.inputs_from}."), False)
+            for name, spec in wanted.items()
+            if name in inputs and not spec.optional
+        )
 
     def _given_inside(self, step: StepConfig) -> Outputs:
         if step.graph is not None:
@@ -178,29 +204,34 @@ class _Block:
             return {output.name: output.optional for output in filled.graph.outputs}
         if step.ensemble is not None and step.ensemble.combine == "collect":
             members = [(member.name, self._given(member)) for member in step.ensemble.members]
-            return {f"{name}.{key}": optional for name, outputs in members for key, optional in outputs.items()}
+            some = step.ensemble.quorum is not None and step.ensemble.quorum < len(members)
+            return {f"{name}.{key}": some or optional for name, outputs in members for key, optional in outputs.items()}
         cases = step.switch or step.split or (step.ensemble.members if step.ensemble is not None else ())
-        given = [self._given(case.model_copy(update={"when": None})) for case in cases if case.answer is None]
+        given = [self._given(case, is_chosen=True) for case in cases if case.answer is None]
         if step.map is not None:
             given = [self._given(step.map.step)]
         if step.values is not None:
             passed = {} if step.inputs_from is None else self._outputs_of(step.inputs_from)
             given = [passed | dict.fromkeys(step.values, False)]
-        may_skip = step.switch is not None and step.switch[-1].when is not None
+        may_skip = step.switch is not None and step.switch[-1].when is not None and not step.must_match
         names = dict.fromkeys(name for outputs in given for name in outputs)
         return {name: may_skip or any(outputs.get(name, True) for outputs in given) for name in names}
 
-    def _by_name(self, when: str) -> str:
-        """A condition in which numbers of tensors have become names."""
-
-        def named(match: re.Match[str]) -> str:
-            origin, number = match["origin"], int(match["number"])
-            names = list(self._outputs_of(origin))
-            if number >= len(names):
-                raise InvalidConfig(f"condition {when!r}: {origin!r} has {len(names)} tensors; there is no #{number}")
-            return f'{origin}["{names[number]}"]'
-
-        return _BY_NUMBER.sub(named, when)
+    def _by_name(self, step: StepConfig, source: SourceConfig) -> SourceConfig:
+        """A source with a name where a number stood."""
+        match = _BY_NUMBER.fullmatch(source.from_ or "")
+        if match is None:
+            return source
+        origin, names = match["origin"], list(self._outputs_of(match["origin"]))
+        told = (
+            f"step {step.name!r}: {'the graph' if origin == 'inputs' else f'step {origin!r}'} has {len(names)} tensors"
+        )
+        if not match["number"] and len(names) != 1:
+            raise InvalidConfig(f"{told} ({', '.join(names[:20])}), where one was expected; name it")
+        number = int(match["number"] or 0)
+        if number >= len(names):
+            raise InvalidConfig(f"{told}; there is no number {number}")
+        return source.model_copy(update={"from_": f"{origin}.{names[number]}"})
 
 
 def _inside(step: StepConfig, change: Callable[[StepConfig], StepConfig]) -> dict[str, object]:

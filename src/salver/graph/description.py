@@ -54,8 +54,9 @@ def describe_file(path: Path) -> dict[str, Any]:
     name, version = (folder.parent.name, folder.name) if folder.name.isdecimal() else (folder.name, "")
     spec = ModelSpec(name=name, version=version, path=path, runtime=GraphRuntime.name)
     foreign = read_model(path)
-    if foreign is not None and "graph" in foreign.config.options:
-        spec = replace(spec, name=foreign.name, options=foreign.config.options)
+    if foreign is not None and foreign.config.runtime == GraphRuntime.name:
+        newest = foreign.versions[foreign.wanted[-1]]
+        spec = replace(spec, name=foreign.name, path=newest, options=foreign.config.options)
     config, _ = read_spec(spec)
     plan = Compiler(None, lambda _: ()).graph(config)
     return {

@@ -13,19 +13,22 @@ from salver.config.explain import explain
 from salver.config.yaml_file import read_document
 from salver.core.errors import InvalidConfig
 from salver.graph.spec import GraphConfig
+from salver.store.layouts.kserve_graph import is_inference_graph, translate
 
 
 def read_graph(path: Path, *, shown_as: str = "") -> tuple[GraphConfig, Document]:
     """The graph in a file, and where its lines are. Blocks on the disk.
 
     Args:
-        path: the file.
+        path: the file: Salver's own, or one of KServe's.
         shown_as: what error messages call it; the names of its folder and itself by default.
 
     Raises:
         InvalidConfig: it can't be read, isn't YAML, or is no graph; a line a problem.
     """
     document = read_document(path, shown_as=shown_as or f"{path.parent.name}/{path.name}")
+    if is_inference_graph(document):
+        document = translate(document).document
     return _validated(document), document
 
 

@@ -10,10 +10,12 @@ from salver.graph.host import Host
 from salver.graph.model import GraphModel
 from salver.graph.spec import GRAPH_YAML, GraphConfig, ModelReference, all_steps
 from salver.runtimes.base import LoadedModel, Runtime
+from salver.store.layouts.kserve_graph import find_file
 
 
 class GraphRuntime(Runtime):
-    """Loads a folder with ``graph.yaml``, or the graph in the option ``graph`` (a map as in the file).
+    """Loads a folder with ``graph.yaml`` or with one of KServe's graphs, such a file, or the option ``graph`` (a map
+    as in the file).
 
     Args:
         host: the node that answers the requests of graphs' steps.
@@ -67,5 +69,8 @@ def read_spec(spec: ModelSpec) -> tuple[GraphConfig, Document]:
         return read_graph_document(spec.options["graph"], spec.name)
     file = spec.path / GRAPH_YAML if spec.path.is_dir() else spec.path
     if not file.is_file():
-        raise InvalidArtifact(f"graph '{spec.name}': there is no {file}")
+        found = find_file(spec.path) if spec.path.is_dir() else None
+        if found is None:
+            raise InvalidArtifact(f"graph '{spec.name}': there is no {file}")
+        file = found
     return read_graph(file, shown_as="/".join(part for part in (spec.name, spec.version, file.name) if part))

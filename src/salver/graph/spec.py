@@ -336,6 +336,9 @@ class StepConfig(_Strict):
     split_by: Text | None = Field(
         default=None, description="A parameter of the request: requests with the same value get the same step."
     )
+    must_match: Boolean = Field(
+        default=False, description="In a switch: where no case fits, it fails. Else its outputs are missing then."
+    )
     ensemble: EnsembleConfig | None = None
     map: MapConfig | None = None
     values: dict[str, Source] | None = Field(
@@ -415,6 +418,8 @@ class StepConfig(_Strict):
             raise ValueError(f"'parameters' are for 'model', not for '{self.kind}'")
         if self.split_by is not None and self.split is None:
             raise ValueError("'split_by' goes with 'split'")
+        if self.must_match and self.switch is None:
+            raise ValueError("'must_match' goes with 'switch'")
         for key in ("isolation", "instances"):
             if getattr(self, key) is not None and self.function is None:
                 raise ValueError(f"'{key}' goes with 'function'; a model's is in its own model.yaml")

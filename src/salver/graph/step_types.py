@@ -151,7 +151,7 @@ class StepTypes:
             inputs = self._sources(step.inputs, tensors, (*path, "inputs"), name)
             return self._inline(step.graph, inputs, (*path, "graph"), f"{name}/")
         if step.switch is not None:
-            return self._choice(step.switch, tensors, (*path, "switch"), name)
+            return self._choice(step.switch, tensors, (*path, "switch"), name, must_match=step.must_match)
         if step.split is not None:
             return self._choice(step.split, tensors, (*path, "split"), name)
         if step.ensemble is not None:
@@ -220,7 +220,9 @@ class StepTypes:
 
     # Steps with steps inside
 
-    def _choice(self, cases: Sequence[StepConfig], tensors: Tensors, path: KeyPath, name: str) -> Given:
+    def _choice(
+        self, cases: Sequence[StepConfig], tensors: Tensors, path: KeyPath, name: str, *, must_match: bool = False
+    ) -> Given:
         is_switch = path[-1] == "switch"
         looked = []
         for index, case in enumerate(cases):
@@ -232,7 +234,7 @@ class StepTypes:
         if not chosen:
             return Given(answers=True)
         result = Given(is_open=any(each.is_open for each in chosen))
-        may_skip = is_switch and cases[-1].when is not None
+        may_skip = is_switch and cases[-1].when is not None and not must_match
         for key in dict.fromkeys(key for each in chosen for key in each.outputs):
             known = [found for each in chosen if (found := each.get(key)) is not None]
             merge = known[0]

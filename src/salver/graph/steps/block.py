@@ -28,6 +28,11 @@ class Block(Step):
         self._sources = dict(sources)
         self._plan = plan
         self._names = {key: f"inputs.{key}" for key in sources}
+        self.takes_graph_inputs = all(reference.startswith("inputs.") for reference in self.own_references())
+        if not self.takes_graph_inputs:  # what its steps call the graph's inputs is of other steps' making
+            for step in plan.steps:
+                for each in step.all():
+                    each.takes_graph_inputs = False
 
     def own_references(self) -> frozenset[str]:
         """The tensors that its inputs are made of."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from itertools import accumulate
 
+from salver.core.errors import InvalidRequest
 from salver.graph.scope import Scope
 from salver.graph.spec import StepConfig
 from salver.graph.steps.step import Step
@@ -26,13 +27,19 @@ class _Choice(Step):
 
 
 class Switch(_Choice):
-    """Runs the first case whose condition is true; skipped where none is."""
+    """Runs the first case whose condition is true; skipped where none is, unless one must."""
 
     async def compute(self, scope: Scope) -> tuple[Outputs | None, str]:
-        """See :meth:`Step.compute`."""
+        """See :meth:`Step.compute`.
+
+        Raises:
+            InvalidRequest: no condition is true, and one must.
+        """
         for case in self._cases:
             if case.is_wanted(scope):
                 return await case.run_wanted(scope), case.name
+        if self.config.must_match:
+            raise InvalidRequest("no case fits: the conditions of all of them are false")
         return None, "no case fits"
 
 
