@@ -245,3 +245,38 @@ def test_a_triton_ensemble_is_served_to_triton_s_client(tmp_path: Path) -> None:
         triton.close()
     finally:
         server.kill()
+
+
+KSERVE = """
+apiVersion: serving.kserve.io/v1alpha1
+kind: InferenceGraph
+metadata: {name: both}
+spec:
+  nodes:
+    root:
+      routerType: Sequence
+      steps:
+      - {serviceName: double}
+      - {nodeName: more, data: $response}
+    more:
+      routerType: Switch
+      steps:
+      - {serviceName: triple, condition: "[@this].#(outputs.0.data.1 > 3)"}
+      - {serviceUrl: "http://double.default.svc.cluster.local/v2/models/double/infer", condition: outputs.0.data.0}
+"""
+
+
+def test_a_graph_of_kserve_s_is_served(tmp_path: Path) -> None:
+    for name, factor in (("double", 2.0), ("triple", 3.0)):
+        write_onnx(tmp_path, name, factor)
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "inference-graph.yaml").write_text(KSERVE)
+    server = Server(tmp_path)
+    try:
+        server.wait_until_ready()
+        with server.client() as client:
+            small = np.array([[1, 1]], np.float32)
+            assert client.predict("both", {"x": X})["y"].tolist() == (X * 6).tolist()
+            assert client.predict("both", {"x": small})["y"].tolist() == (small * 4).tolist()
+    finally:
+        server.kill()
