@@ -9,6 +9,7 @@ from salver.core.errors import ModelUnavailable, UnknownModel
 from salver.core.model import ModelSpec
 from salver.core.registry import Probe
 from salver.core.signature import Signature
+from salver.graph.adoption import adopt
 from salver.graph.check import check_graph
 from salver.graph.functions import function_specs
 from salver.graph.runtime import GraphRuntime, read_spec
@@ -74,6 +75,7 @@ async def check_repository_graph(
     functions: dict[str, Signature] = {}
     for function, wanted in function_specs(spec, config, allow_code=allow_code).items():
         functions[function] = (await probe(wanted)).signature
+    config = adopt(config, signature_of=models.signature_of, function_signature=functions.__getitem__)
     signature = await asyncio.to_thread(
         check_graph,
         config,

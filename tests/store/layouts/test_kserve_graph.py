@@ -257,7 +257,9 @@ async def test_a_condition_deep_inside_looks_at_the_tensor_that_it_says(host: Fa
 async def test_what_does_not_fit_is_told_with_the_line_of_its_step(host: FakeHost) -> None:
     with pytest.raises(InvalidConfig, match=r"g\.yaml:12: step 'breed': .*'picture'"):
         await load(host, DOGS.replace("$request", "$response").replace("breed", "shout").replace("shout", "breed"))
-    with pytest.raises(InvalidConfig, match=r"step 'read': step 'cat_dog' has 2 tensors \(breed, p\), where one"):
+    with pytest.raises(
+        InvalidConfig, match=r"step 'read_cat_dog': step 'cat_dog' has 2 tensors \(breed, p\), where one"
+    ):
         await load(host, DOGS.replace("cat-dog", "breed"))
 
 

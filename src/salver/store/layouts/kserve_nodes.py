@@ -17,6 +17,7 @@ from salver.config.explain import suggestion
 from salver.core.errors import InvalidConfig, InvalidRequest
 from salver.core.model import check_model_name, check_version
 from salver.store.layouts.kserve_conditions import parse_condition
+from salver.store.layouts.kserve_scope import Scope
 
 MAX_CALLS = 1000
 """Steps that a graph comes to: nodes that lead to nodes may be few, and stand for more than there is memory."""
@@ -39,8 +40,6 @@ _MEANS_NOTHING = {
 _MODEL_PATH = re.compile(
     r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer|/v1/models/(?P<old>[^/:]+):predict"
 )
-_NO_NAME = re.compile(r"[^A-Za-z0-9_]")
-_RESERVED = ("inputs", "item", "parameters", "outputs")
 
 
 def translate_nodes(document: Document) -> tuple[dict[str, Any], dict[KeyPath, int], list[str]]:
@@ -52,52 +51,6 @@ def translate_nodes(document: Document) -> tuple[dict[str, Any], dict[KeyPath, i
     translation = _Translation(document)
     graph = translation.graph()
     return graph, translation.lines(graph), translation.problems
-
-
-class _Scope:
-    """Steps that see each other: the whole graph's, or those of a block.
-
-    Attributes:
-        steps: in their order.
-        inputs: what a block is given besides all that comes from its origin.
-
-    Args:
-        outer: the scope around a block, and what all that the block gets comes from there.
-    """
-
-    def __init__(self, outer: tuple[_Scope, str] | None = None) -> None:
-        self.steps: list[dict[str, Any]] = []
-        self.inputs: dict[str, str] = {}
-        self._outer = outer
-        self._names: set[str] = set()
-        self._read: dict[tuple[str, str, bool], str] = {}
-
-    def name(self, wanted: str) -> str:
-        """A name that no step here has, as near to the wanted one as can be."""
-        name = _NO_NAME.sub("_", wanted)[:50]
-        if not name or name[0].isdigit() or name in _RESERVED:
-            name = f"step_{name}".rstrip("_")
-        unique, number = name, 1
-        while unique in self._names:
-            number += 1
-            unique = f"{name}_{number}"
-        self._names.add(unique)
-        return unique
-
-    def reference(self, origin: str, tensor: str, *, flat: bool) -> str:
-        """A tensor of ``inputs`` or of a step here, for a condition; ``flat``: with one dimension."""
-        key = (origin, tensor, flat)
-        if key not in self._read:
-            name = self.name("read")
-            if origin == "inputs" and self._outer is not None:
-                scope, origin_there = self._outer
-                self.inputs[name] = scope.reference(origin_there, tensor, flat=flat)
-                self._read[key] = f"inputs.{name}"
-            else:
-                source: dict[str, Any] = {"from": f"{origin}.{tensor}"}
-                self.steps.append({"name": name, "values": {"tensor": source | ({"reshape": [-1]} if flat else {})}})
-                self._read[key] = f"{name}.tensor"
-        return self._read[key]
 
 
 class _Translation:
@@ -125,7 +78,7 @@ class _Translation:
         for key in self._spec:
             if key not in ("nodes", "timeout"):
                 self._problem(("spec", key), f"{key!r} is for Kubernetes, and is not followed")
-        scope = _Scope()
+        scope = Scope()
         last = self._into(scope, "root", "inputs")
         for name in self._nodes:
             if name not in self._seen:
@@ -149,7 +102,7 @@ class _Translation:
 
     # Nodes
 
-    def _into(self, scope: _Scope, name: str, origin: str) -> str:
+    def _into(self, scope: Scope, name: str, origin: str) -> str:
         """A node's steps in this scope; the name of the one that has its answer."""
         path, router, steps = self._enter(name)
         if router == "Sequence":
@@ -161,11 +114,11 @@ class _Translation:
         self._open.pop()
         return last
 
-    def _node(self, scope: _Scope, name: str, origin: str) -> dict[str, Any]:
+    def _node(self, scope: Scope, name: str, origin: str) -> dict[str, Any]:
         """A node as one step."""
         path, router, steps = self._enter(name)
         if router == "Sequence":
-            inner = _Scope((scope, origin))
+            inner = Scope((scope, origin))
             last = self._sequence(inner, path, steps, "inputs")
             body = {
                 "graph": {"steps": inner.steps, "outputs_from": last},
@@ -210,7 +163,7 @@ class _Translation:
                     )
         return path, router, steps
 
-    def _sequence(self, scope: _Scope, path: KeyPath, steps: Sequence[Mapping[str, Any]], origin: str) -> str:
+    def _sequence(self, scope: Scope, path: KeyPath, steps: Sequence[Mapping[str, Any]], origin: str) -> str:
         """Where a step's condition doesn't hold, the answer is what there is so far, and nothing else runs."""
         made: list[dict[str, Any]] = []
         conditions: list[str] = []
@@ -253,7 +206,7 @@ class _Translation:
                 before["optional"] = True
 
     def _body(
-        self, scope: _Scope, router: str, path: KeyPath, steps: Sequence[Mapping[str, Any]], origin: str
+        self, scope: Scope, router: str, path: KeyPath, steps: Sequence[Mapping[str, Any]], origin: str
     ) -> dict[str, Any]:
         if router == "Switch":
             return self._switch(scope, path, steps, origin)
@@ -261,7 +214,7 @@ class _Translation:
             return self._splitter(scope, path, steps, origin)
         return self._ensemble(scope, path, steps, origin)
 
-    def _switch(self, scope: _Scope, path: KeyPath, steps: Sequence[Mapping[str, Any]], origin: str) -> dict[str, Any]:
+    def _switch(self, scope: Scope, path: KeyPath, steps: Sequence[Mapping[str, Any]], origin: str) -> dict[str, Any]:
         cases = []
         for number, step in enumerate(steps):
             where = (*path, "steps", number)
@@ -273,9 +226,7 @@ class _Translation:
             cases.append(case)
         return {"switch": cases, "must_match": True}
 
-    def _splitter(
-        self, scope: _Scope, path: KeyPath, steps: Sequence[Mapping[str, Any]], origin: str
-    ) -> dict[str, Any]:
+    def _splitter(self, scope: Scope, path: KeyPath, steps: Sequence[Mapping[str, Any]], origin: str) -> dict[str, Any]:
         cases = []
         for number, step in enumerate(steps):
             where = (*path, "steps", number)
@@ -292,11 +243,9 @@ class _Translation:
             raise self._wrong(path, "all steps of a Splitter have the weight 0")
         return {"split": cases}
 
-    def _ensemble(
-        self, scope: _Scope, path: KeyPath, steps: Sequence[Mapping[str, Any]], origin: str
-    ) -> dict[str, Any]:
+    def _ensemble(self, scope: Scope, path: KeyPath, steps: Sequence[Mapping[str, Any]], origin: str) -> dict[str, Any]:
         """The answers of all steps. One that fails is left out unless it is Hard; one has to answer."""
-        names = _Scope()
+        names = Scope()
         members = []
         hard = [step.get("dependency") == "Hard" for step in steps]
         for number, step in enumerate(steps):
@@ -310,7 +259,7 @@ class _Translation:
 
     # Steps
 
-    def _call(self, scope: _Scope, path: KeyPath, step: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    def _call(self, scope: Scope, path: KeyPath, step: Mapping[str, Any], origin: str) -> dict[str, Any]:
         """What a step asks, with all that comes from ``origin``."""
         self._calls += 1
         if self._calls > MAX_CALLS:
@@ -356,7 +305,7 @@ class _Translation:
             raise self._wrong(path, str(error)) from None
         return f"{name}/{version}" if version else name
 
-    def _condition(self, scope: _Scope, path: KeyPath, step: Mapping[str, Any], origin: str) -> str:
+    def _condition(self, scope: Scope, path: KeyPath, step: Mapping[str, Any], origin: str) -> str:
         text = step["condition"]
         try:
             condition = parse_condition(str(text))
@@ -366,7 +315,10 @@ class _Translation:
             ) from None
         if condition.parameter:
             return condition.expression("")
-        return condition.expression(scope.reference(origin, condition.tensor, flat=condition.is_flat))
+        reference = scope.reference(
+            origin, condition.tensor, flat=condition.is_flat, note=lambda made: self._at((*path, "condition"), made)
+        )
+        return condition.expression(reference)
 
     def _timeout(self, path: KeyPath, timeout: object) -> dict[str, Any]:
         if timeout is None:
