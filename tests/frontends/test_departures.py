@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import struct
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack, aclosing
 from typing import Any
@@ -148,17 +149,16 @@ async def test_connections_are_left_as_they_are(connect: Connect) -> None:
 
 async def test_descriptors_that_are_used_again(connect: Connect) -> None:
     departures = Departures()
-    numbers = set()
-    for _ in range(3):
+    numbers: Counter[int] = Counter()
+    while max(numbers.values(), default=0) < 3:  # what else opens something meanwhile may get the number first
         connection, work = connect(), Work()
-        numbers.add(connection.server.fileno())
+        numbers[connection.server.fileno()] += 1
         task = asyncio.create_task(outcome(departures, connection.scope, work))
         await asyncio.sleep(0)
         await looks(departures, 3)
         connection.close()
         assert await task == "departed"
         connection.server.close()
-    assert len(numbers) == 1
 
 
 @pytest.mark.parametrize("missing", ["client", "HTTP/2"])
