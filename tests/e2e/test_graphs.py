@@ -280,3 +280,25 @@ def test_a_graph_of_kserve_s_is_served(tmp_path: Path) -> None:
             assert client.predict("both", {"x": small})["y"].tolist() == (small * 4).tolist()
     finally:
         server.kill()
+
+
+def test_graphs_that_are_loaded_keep_none_of_their_models_waiting(tmp_path: Path) -> None:
+    """A load that waits for its models' loads mustn't hold the place that those wait for, nor wait for itself."""
+    write_onnx(tmp_path, "double", 2.0)
+    for number in range(8):
+        write_graph(tmp_path, f"inner{number}", CHAIN)
+        write_graph(tmp_path, f"outer{number}", CHAIN.replace("model: double", f"model: inner{number}"))
+        write_graph(tmp_path, f"around{number}", CHAIN.replace("double", f"around{(number + 1) % 8}"))
+    server = Server(tmp_path, "--load", "on_demand", "--concurrent-loads", "1")
+    try:
+        server.wait_until_ready()
+        with ThreadPoolExecutor(16) as pool:
+            asked = [pool.submit(_ask, server, f"outer{number}") for number in range(8)]
+            around = [pool.submit(_ask, server, f"around{number}") for number in range(8)]
+            for each in asked:
+                assert each.result(30).tolist() == [[16, 32]]
+            for each in around:
+                with pytest.raises(SalverError, match="asks itself|failed to load"):
+                    each.result(30)
+    finally:
+        server.kill()

@@ -115,6 +115,9 @@ class Reservations:
         device, budget = self._budget_of(spec)
         if budget is None:
             return Reserved(self, "", None, spec, None, 0)
+        if spec.runtime == "graph":
+            # It takes next to nothing, and its load waits for those of its models, which would wait for what it held.
+            return Reserved(self, device, None, spec, None, 0)
         need, files = await self._expected(spec, offer)
         tenant = offer.tenant if offer is not None else ""
         deadline = time.monotonic() + (WAIT_SECONDS if offer is not None else 0.0)
