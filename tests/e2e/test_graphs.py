@@ -298,7 +298,7 @@ def test_graphs_that_are_loaded_keep_none_of_their_models_waiting(tmp_path: Path
             for each in asked:
                 assert each.result(30).tolist() == [[16, 32]]
             for each in around:
-                with pytest.raises(SalverError, match="asks itself|failed to load"):
+                with pytest.raises(SalverError, match=r"asks itself|failed to load"):
                     each.result(30)
     finally:
         server.kill()
