@@ -14,6 +14,16 @@ from salver.config.settings import STORE_SETTINGS, environment_variable
 from salver.core.tensor import DTYPES
 from salver.frontends import grpc_errors
 from salver.frontends.openapi import document as openapi_document
+from salver.graph.document import read_graph
+from salver.graph.spec import (
+    CombineConfig,
+    EnsembleConfig,
+    FallbackConfig,
+    GraphConfig,
+    MapConfig,
+    SourceConfig,
+    StepConfig,
+)
 from salver.monitoring.metrics import METRICS
 from salver.monitoring.statistics import OUTCOMES
 from salver.store.model_config import ModelConfig, TensorConfig, read_model_config
@@ -151,3 +161,22 @@ def test_queries_use_metrics_that_there_are() -> None:
     used = set(re.findall(r"salver_\w+", queries))
     assert len(used) > 3
     assert {re.sub(r"_(bucket|count|sum)$", "", name) for name in used} <= METRICS.keys()
+
+
+@pytest.mark.parametrize(
+    "schema", [GraphConfig, StepConfig, SourceConfig, MapConfig, EnsembleConfig, CombineConfig, FallbackConfig]
+)
+def test_every_key_of_a_graph(schema: type[BaseModel]) -> None:
+    text = document("graphs.md")
+    keys = {field.alias or name for name, field in schema.model_fields.items()}
+    assert not [key for key in keys if re.search(rf"`[^`]*\b{key}\b[^`]*`", text) is None]
+
+
+def test_the_graph_in_python_is_the_one_in_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = document("graphs.md")
+    written = tmp_path / "graph.yaml"
+    written.write_text(code_blocks(text, "yaml")[0])
+    (code,) = code_blocks(text, "python")
+    exec(compile(code, "graphs.md", "exec"), {})
+    assert read_graph(Path("models/loan/1/graph.yaml"))[0] == read_graph(written)[0]
