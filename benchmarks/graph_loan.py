@@ -35,6 +35,8 @@ sys.path.insert(0, str(LOAN))
 from ask_for_loans import samples  # noqa: E402
 
 CLIENTS = 64
+QUICK_CLIENTS = 6
+QUICK_REQUESTS = 3
 FOLDER = BUILD / "loan"
 
 Inputs = dict[str, Array]
@@ -141,7 +143,7 @@ async def measure(quick: bool) -> Measured:
 
 
 async def _measure(engine: Engine, requests: Sequence[Inputs], quick: bool) -> Measured:
-    works = [_ask(engine, inputs) for inputs in requests]
+    works = [_ask(engine, inputs) for inputs in (requests[:QUICK_REQUESTS] if quick else requests)]
     for work in works:
         await work()
     graph = engine.models.lookup("loan").composed
@@ -157,7 +159,7 @@ async def _measure(engine: Engine, requests: Sequence[Inputs], quick: bool) -> M
     slowest = max(taken, key=lambda step: taken[step])
     alone = [_again([each for each in noted if each.step is slowest]) for noted in by_request]
     steps = [_again(noted) for noted in by_request]
-    clients, times, rounds = (16, 1, 1) if quick else (CLIENTS, 1, 3)
+    clients, times, rounds = (QUICK_CLIENTS, 1, 1) if quick else (CLIENTS, 1, 3)
     found: list[list[float]] = [[], [], []]
     for _ in range(rounds):
         for results, each in zip(found, (alone, steps, works), strict=True):
@@ -181,7 +183,7 @@ def measure_loan(quick: bool, results: Results) -> None:
     """The third part."""
     found = uvloop.run(measure(quick))
     results.add_figures(
-        f"The loan example, {16 if quick else CLIENTS} clients",
+        f"The loan example, {QUICK_CLIENTS if quick else CLIENTS} clients",
         [
             Figure("graph/loan/slowest", f"its slowest step, {found.slowest}, alone", found.alone, "requests/s"),
             Figure("graph/loan/steps", "all its steps, asked without the graph", found.steps, "requests/s"),
