@@ -2,65 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
+import time
 
 import pytest
-
-from salver.config.document import parse_document
-from salver.core.errors import InvalidConfig, UnknownModel
-from salver.core.signature import Signature, TensorSpec
-from salver.graph.check import check_graph
-from salver.graph.spec import GraphConfig, ModelReference
-
-
-def tensor(name: str, datatype: str | None, shape: tuple[int, ...] | None, *, optional: bool = False) -> TensorSpec:
-    return TensorSpec(name, datatype, shape, optional)
-
-
-MODELS = {
-    "detector": Signature((tensor("image", "UINT8", (-1, -1, 3)),), (tensor("boxes", "FP32", (-1, 4)),)),
-    "reader": Signature((tensor("box", "FP32", (4,)),), (tensor("text", "BYTES", (1,)), tensor("score", "FP32", (1,)))),
-    "scorer": Signature((tensor("x", "FP32", (-1, 4)), tensor("bias", "FP32", (1,), optional=True)),
-                        (tensor("y", "FP32", (-1, 2)),), batched=True),
-    "integers": Signature((tensor("x", "INT64", (-1, 4)),), (tensor("y", "INT64", (-1, 2)),)),
-    "silent": Signature((tensor("x", None, None),), ()),
-}  # fmt: skip
-FUNCTIONS = {
-    "steps.py:merge": Signature((tensor("y", None, None),), (tensor("merged", "FP32", (-1,)),)),
-}
-
-HEAD = """\
-inputs:
-- {name: image, datatype: UINT8, shape: [-1, -1, 3]}
-- {name: x, datatype: FP32, shape: [-1, 4]}
-- {name: extra, datatype: FP32, shape: [1], optional: true}
-"""
-
-
-def check(steps: str, outputs: str = "- {name: y, from: s.y}", *, head: str = HEAD) -> Signature:
-    text = f"{head}outputs:\n{textwrap.dedent(outputs)}\nsteps:\n{textwrap.dedent(steps)}"
-    document = parse_document(text.encode(), "graph.yaml")
-
-    def signature_of(model: ModelReference) -> Signature:
-        if model.name not in MODELS:
-            raise UnknownModel(f"there is no model '{model.name}'")
-        return MODELS[model.name]
-
-    return check_graph(
-        GraphConfig.model_validate(document.data),
-        signature_of=signature_of,
-        function_signature=FUNCTIONS.__getitem__,
-        place=document.place,
-    )
-
-
-def problems(steps: str, outputs: str = "- {name: y, from: s.y}", *, head: str = HEAD) -> list[str]:
-    with pytest.raises(InvalidConfig) as caught:
-        check(steps, outputs, head=head)
-    return str(caught.value).splitlines()
-
-
-GOOD = "- {name: s, model: scorer, inputs: {x: inputs.x}}"
+from graph_checks import GOOD, HEAD, check, problems, tensor
 
 
 def test_the_signature_comes_of_the_models() -> None:
@@ -151,7 +96,7 @@ def test_what_sources_give_is_known(source: str, datatype: str, shape: tuple[int
         (
             "- {name: s, ensemble: {members: [{model: detector, inputs: {image: inputs.image}}, "
             "{model: scorer, inputs: {x: inputs.x}}]}}",
-            ["graph.yaml:8: step 's': its members have no output in common (s: boxes; s: y)"],
+            ["graph.yaml:8: step 's': its members have no output in common (1: boxes; 2: y)"],
         ),
         (
             "- {name: s, map: {over: {x: {from: extra_, select: [0]}}, step: {values: {y: item.x}}}}",
@@ -174,53 +119,6 @@ def test_what_is_wrong_is_told(steps: str, expected: list[str]) -> None:
     found = problems(steps)
     for line in expected:
         assert line in found, found
-
-
-MISSING = (
-    "output 'y' may be missing, since a step may not run; set 'optional: true', or give another one with 'first: [...]'"
-)
-
-
-@pytest.mark.parametrize(
-    "steps",
-    [
-        "- {name: s, model: scorer, inputs: {x: inputs.x}, when: 'inputs.x[0, 0] > 1'}",
-        "- {name: s, model: scorer, inputs: {x: inputs.x}, optional: true}",
-        "- {name: t, model: scorer, inputs: {x: inputs.x}, optional: true}\n- {name: s, values: {y: t.y}}",
-        "- {name: s, switch: [{when: 'inputs.x[0, 0] > 1', model: scorer, inputs: {x: inputs.x}}]}",
-        "- {name: s, switch: [{when: 'inputs.x[0, 0] > 1', values: {y: inputs.x}}, {values: {z: inputs.x}}]}",
-        "- {name: s, values: {y: {parameter: level}}}",
-        "- {name: s, model: scorer, inputs: {x: inputs.x}, fallback: {values: {z: 1.0}}}",
-    ],
-)
-def test_outputs_that_some_way_leaves_missing(steps: str) -> None:
-    assert [line.partition(": ")[2] for line in problems(steps)] == [MISSING]
-    assert check(steps, "- {name: y, from: s.y, optional: true}").outputs[0].optional
-
-
-@pytest.mark.parametrize(
-    "steps",
-    [
-        "- {name: s, switch: [{when: 'inputs.x[0, 0] > 1', model: scorer, inputs: {x: inputs.x}}, "
-        "{values: {y: inputs.x}}]}",
-        "- {name: s, switch: [{when: 'inputs.x[0, 0] > 1', answer: {y: inputs.x}}, {values: {y: inputs.x}}]}",
-        "- {name: s, model: scorer, inputs: {x: inputs.x, bias: inputs.extra}}",
-        "- {name: s, model: scorer, inputs: {x: inputs.x}, fallback: {values: {y: [[1.0, 2.0]]}}}",
-        "- {name: t, model: scorer, inputs: {x: inputs.x}, when: 'has(inputs.extra) and inputs.extra > 0'}\n"
-        "- {name: s, values: {y: {first: [t.y, inputs.x]}}}",
-        "- {name: s, model: silent, inputs: {x: inputs.x}}",
-    ],
-)
-def test_ways_that_always_give_an_output(steps: str) -> None:
-    assert not check(steps).outputs[0].optional
-
-
-def test_a_condition_on_what_may_be_missing_has_to_ask_first() -> None:
-    (line,) = problems(GOOD.replace("}}", "}, when: 'inputs.extra > 0'}"), "- {name: y, from: s.y, optional: true}")
-    assert line == (
-        "graph.yaml:8: step 's': condition 'inputs.extra > 0': 'inputs.extra' may be missing; ask "
-        "'has(inputs.extra) and ...' first"
-    )
 
 
 def test_items_of_maps_are_typed() -> None:
@@ -274,3 +172,110 @@ def test_ensembles() -> None:
 def test_declared_parameters_are_always_there() -> None:
     steps = "- {name: s, values: {y: {parameter: level}}}"
     assert check(steps, head="parameters: {level: 3}\n" + HEAD).outputs == (tensor("y", "INT64", ()),)
+
+
+def both(one: str, other: str, more: str = "") -> str:
+    return f"- {{name: s, ensemble: {{members: [{{name: a, values: {one}}}, {{name: b, values: {other}}}]{more}}}}}"
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ("- {name: s, values: {y: parameters.level}}",
+         "step 's': 'parameters.level' is no tensor; write {parameter: level}"),
+        ("- {name: a, when: 'inputs.x[0, 0] > 1', answer: {y: inputs.x}}\n- {name: s, values: {y: a.y}}",
+         "step 's': step 'a' answers for the graph, and gives other steps nothing"),
+        ("- {name: a, when: 'inputs.x[0, 0] > 1', answer: {y: inputs.x}, fallback: {values: {y: nope.y}}}\n" + GOOD,
+         "step 'a': there is no step 'nope'; valid names are a, s"),
+        ("- {name: a, when: 'inputs.x[0, 0] > 1', answer: {y: inputs.x}, outputs: [y]}\n" + GOOD,
+         "step 'a': it answers for the graph, and has no outputs of its own"),
+        ("- {name: a, when: 'inputs.x[0, 0] > 1', answer: {y: 0}}\n" + GOOD,
+         "step 'a': output 'y': expected datatype FP32, as otherwise, got INT64"),
+        ("- {name: a, when: 'inputs.x[0, 0] > 1', answer: {y: 0.0}}\n" + GOOD,
+         "step 'a': output 'y': expected as many dimensions as otherwise, [-1, 2], got []"),
+        (GOOD[:-1] + ", fallback: {values: {y: [[0, 1]]}}}",
+         "step 's': its fallback for output 'y': expected datatype FP32, as otherwise, got INT64"),
+        (GOOD[:-1].replace("{x: inputs.x}", "{x: {from: inputs.x, select: ['0:1']}}") + ", after: [t]}\n"
+         "- {name: t, model: scorer, inputs: {x: {value: [[1.0, 1.0, 1.0, 1.0]]}, bias: {value: [1.0, 1.0]}}}",
+         "step 't': input 'bias': expected shape [1] (-1 is any size), got [2]"),
+        ("- {name: s, model: pairs, inputs: {a: {value: [1.0]}, b: {value: [1.0, 2.0]}}}",
+         "step 's': its inputs share the batch dimension, and differ in it: 'a' has 1, 'b' has 2"),
+        (both("{y: [1.0, 2.0]}", "{y: [1.0]}"),
+         "step 's': its members give output 'y' in different shapes, [2] and [1]"),
+        (both("{y: {value: [a]}}", "{y: [1]}", ", combine: vote"),
+         "step 's': its members give output 'y' as texts and as numbers (BYTES, INT64)"),
+        (both("{y: {value: 1.0, datatype: FP16}}", "{y: {value: 1.0, datatype: BF16}}"),
+         "step 's': its members give output 'y' in datatypes that no other holds: FP16, BF16"),
+        (both("{y: 1.0, z: 1.0}", "{y: 1.0, z: 1.0}", ", combine: {function: 'steps.py:merge'}"),
+         "step 's': steps.py:merge takes no 'z', which its members give; name what it takes in the 'outputs' of each"),
+        (both("{z: 1.0}", "{z: 1.0}", ", combine: {function: 'steps.py:merge'}"),
+         "step 's': steps.py:merge takes 'y', which its members don't give"),
+        (both("{y: 1.0}", "{y: 2.0}", ", combine: collect").replace("name: b", "name: a"),
+         "step 's': two of its members have one name, and 'combine: collect' tells their outputs by it"),
+        ("- {name: s, map: {over: {a: {value: [1, 2]}, b: {value: [1, 2, 3]}}, step: {values: {y: item.a}}}}",
+         "step 's': its lists differ in length: 'a' has 2, 'b' has 3"),
+        ("- {name: s, map: {over: {a: {value: [1, 2]}}, max_items: 1, step: {values: {y: item.a}}}}",
+         "step 's': it goes over 2 items, and its max_items is 1"),
+        ("- {name: s, switch: [{when: 'inputs.x[0, 0] > 1', after: [s], values: {y: inputs.x}}]}",
+         "step 's': 'after' is for a graph's own steps; set it at 's' itself"),
+    ],
+)  # fmt: skip
+def test_what_would_go_wrong_in_a_request_is_told_before(steps: str, expected: str) -> None:
+    assert f"graph.yaml:8: {expected}" in problems(steps) or f"graph.yaml:9: {expected}" in problems(steps)
+
+
+def test_members_of_several_datatypes_give_one_that_holds_them() -> None:
+    outputs = check(both("{y: {value: [1.0], datatype: FP64}, n: [1]}", "{y: [2.0], n: [2]}"), "- {name: y, from: s.y}")
+    assert outputs.outputs == (tensor("y", "FP64", (1,)),)
+    assert check(both("{n: [1]}", "{n: [2]}"), "- {name: n, from: s.n}").outputs == (tensor("n", "FP64", (1,)),)
+    function = both("{y: 1.0}", "{y: 1.0}", ", combine: {function: 'steps.py:merge'}")
+    assert check(function, "- {name: y, from: s.merged}").outputs == (tensor("y", "FP32", (-1,)),)
+
+
+def test_parameters_that_no_tensor_holds() -> None:
+    head = "parameters: {level: 1180591620717411303424}\n" + HEAD
+    assert problems("- {name: s, values: {y: {parameter: level}}}", head=head) == [
+        "graph.yaml:1: parameter 'level': a constant has an integer that doesn't fit 64 bits"
+    ]
+    wide = "parameters: {level: 1.0e+300}\n" + HEAD
+    steps = "- {name: s, values: {y: {parameter: level, datatype: FP64}}}"
+    assert check(steps, head=wide).outputs == (tensor("y", "FP64", ()),)
+
+
+def test_all_cycles_are_told_and_what_else_is_wrong() -> None:
+    steps = """
+    - {name: s, values: {y: t.y}}
+    - {name: t, values: {y: s.y, z: v.y}}
+    - {name: u, values: {y: v.y}}
+    - {name: v, values: {y: u.y}}
+    - {name: w, after: [s], model: nobody}
+    """
+    assert problems(steps, "- {name: y, from: s.y}\n- {name: z, from: w.z}") == [
+        "graph.yaml:10: step 's' needs itself: s -> t -> s",
+        "graph.yaml:12: step 'u' needs itself: u -> v -> u",
+        "graph.yaml:14: step 'w': there is no model 'nobody'",
+    ]
+
+
+def test_a_graph_of_nothing_but_mistakes_is_soon_refused() -> None:
+    steps = [
+        f"- {{name: step_number_{i}, values: {{{', '.join(f'o{j}: stap_{i}_{j}.y' for j in range(15))}}}}}"
+        for i in range(300)
+    ]
+    started = time.process_time()
+    found = problems("\n".join(steps), "- {name: y, from: step_number_1.o1}")
+    assert time.process_time() - started < 2  # it takes 0.1 s; with a word on each of them it took 4
+    assert len(found) == 21
+    assert found[-1] == "and more"
+    assert max(map(len, found)) < 300
+
+
+def test_a_large_graph_is_soon_checked() -> None:
+    steps = [
+        f"- {{name: s{i}, when: 'inputs.x[0, 0] > {i}', "
+        f"values: {{y: {{first: [{f's{i - 1}.y' if i else 'inputs.x'}, inputs.x]}}}}}}"
+        for i in range(1000)
+    ]
+    started = time.process_time()
+    assert check("\n".join(steps), "- {name: y, from: s999.y, optional: true}").outputs[0].shape == (-1, 4)
+    assert time.process_time() - started < 5

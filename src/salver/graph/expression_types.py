@@ -95,7 +95,7 @@ class _Check:
                     self._guards += number > 0
                     self.truth(part, present)
                     self._guards -= number > 0
-                    present |= _assured(part, is_and)
+                    present |= assured(part, is_and)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 self.truth(operand, present)
             case _:
@@ -255,15 +255,15 @@ def _kind(datatype: str | None) -> _Kind:
     return None if datatype is None else "text" if datatype == "BYTES" else "number"
 
 
-def _assured(node: ast.expr, value: bool) -> frozenset[str]:
-    """The tensors that are there where a condition is true, or is false."""
+def assured(node: ast.expr, value: bool) -> frozenset[str]:
+    """The tensors that are there where a condition is true, or is false: those that it has asked for with ``has``."""
     match node:
         case ast.BoolOp(op=op, values=parts):
-            each = [_assured(part, value) for part in parts]
+            each = [assured(part, value) for part in parts]
             # All parts of an 'and' that is true are true; of one that is false, some part is false.
             return frozenset().union(*each) if isinstance(op, ast.And) == value else each[0].intersection(*each[1:])
         case ast.UnaryOp(op=ast.Not(), operand=operand):
-            return _assured(operand, not value)
+            return assured(operand, not value)
         case ast.Call(func=ast.Name(id="has"), args=[argument]) if value:
             reference = reference_of(argument)
             return _NOTHING if reference is None else frozenset([".".join(reference)])

@@ -17,7 +17,7 @@ import numpy as np
 from salver.core.request import Parameter
 from salver.core.tensor import Array
 from salver.graph import expression_values as values
-from salver.graph.expression_types import check_types, integer_of, reference_of
+from salver.graph.expression_types import assured, check_types, integer_of, reference_of
 from salver.graph.expression_values import ExpressionError, Value
 from salver.graph.tensor_types import TensorType
 
@@ -133,6 +133,10 @@ class Expression:
                 parameter that isn't declared.
         """
         return check_types(self._tree, type_of)
+
+    def assures(self, value: bool) -> frozenset[str]:
+        """The tensors that are there where it has this value: those that it has asked for with ``has``."""
+        return assured(self._tree, value)
 
 
 def _as_python(match: re.Match[str]) -> str:
