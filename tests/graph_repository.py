@@ -39,7 +39,7 @@ class Model:
         if how == "nothing":
             return {}
         if how == "huge":
-            return {"y": np.zeros(2 * 1024**3 // 4, np.float32)}
+            return {"y": np.zeros(64 * 1024**2 // 4, np.float32)}
         return {"y": x}
 """
 
@@ -86,6 +86,7 @@ steps:
 """
 
 GUARDED = """
+max_step_bytes: 32MiB
 inputs: [{name: x}]
 outputs: [{name: y, from: s.y}]
 steps:

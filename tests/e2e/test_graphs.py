@@ -80,10 +80,12 @@ def test_wrong_inputs_are_refused_before_any_step(client: Client) -> None:
 
 def test_steps_side_by_side_take_the_time_of_one(client: Client) -> None:
     client.predict("diamond", {"x": np.zeros(2, np.float32)})
-    begun = time.perf_counter()
-    for _ in range(5):
+    taken = []
+    for _ in range(10):
+        begun = time.perf_counter()
         assert client.predict("diamond", {"x": np.array([1, 2], np.float32)})["total"].tolist() == [2, 4]
-    assert (time.perf_counter() - begun) / 5 < 0.1  # two after the other would take that at least
+        taken.append(time.perf_counter() - begun)
+    assert min(taken) < 0.1  # two after the other would take that at least, each time
 
 
 def test_a_graph_streams_where_its_last_step_does(server: Server) -> None:
@@ -99,7 +101,7 @@ def test_a_graph_streams_where_its_last_step_does(server: Server) -> None:
         ("fail", ModelFailed, "step 's': .*nothing works"),
         ("hang", DeadlineExceeded, r"step 's': .*(5 s|deadline)"),
         ("nothing", ModelFailed, "step 's': .*'y'"),
-        ("huge", ModelFailed, "step 's': its outputs take 2147483648 bytes, and max_step_bytes is 1073741824"),
+        ("huge", ModelFailed, "step 's': its outputs take 67108864 bytes, and max_step_bytes is 33554432"),
     ],
 )
 def test_a_step_that_goes_wrong_is_named_and_others_go_on(
