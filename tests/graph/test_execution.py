@@ -298,6 +298,43 @@ steps:
         await ask(model, x=[1.0])
 
 
+async def test_an_ensemble_goes_on_without_members_that_may_be_left_out(host: FakeHost) -> None:
+    text = """
+inputs: [{name: x}, {name: more, optional: true}]
+outputs: [{name: y, from: all.y}]
+steps:
+- name: all
+  ensemble:
+    members:
+    - {model: double, inputs: {x: inputs.x}}
+    - {model: fail, inputs: {x: inputs.x}, optional: true}
+    - {model: double, inputs: {x: inputs.more}, when: has(inputs.more)}
+"""
+    model = await load(text, host)
+    assert (await ask(model, x=[1.0]))["y"].tolist() == [2.0]
+    assert (await ask(model, x=[1.0], more=[2.0]))["y"].tolist() == [3.0]
+    needed = await load(text.replace(", optional: true}\n    -", "}\n    -"), host)
+    with pytest.raises(ModelFailed, match="step 'all/fail': model 'fail' failed: out of luck"):
+        await ask(needed, x=[1.0])
+
+
+async def test_an_ensemble_needs_members_whose_inputs_are_missing(host: FakeHost) -> None:
+    model = await load(
+        """
+inputs: [{name: x}, {name: more, optional: true}]
+outputs: [{name: y, from: all.y, optional: true}]
+steps:
+- name: all
+  ensemble:
+    members: [{model: double, inputs: {x: inputs.x}}, {name: second, model: double, inputs: {x: inputs.more}}]
+""",
+        host,
+    )
+    assert (await ask(model, x=[1.0], more=[2.0]))["y"].tolist() == [3.0]
+    with pytest.raises(ModelFailed, match="all/second didn't run, and is needed"):
+        await ask(model, x=[1.0])
+
+
 async def test_a_map_runs_a_step_for_each_item(host: FakeHost) -> None:
     text = """
 inputs: [{name: xs}, {name: offset}]

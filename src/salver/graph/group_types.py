@@ -38,8 +38,7 @@ def ensemble_gives(
     """
     if any(each.answers for each in looked):
         note("a member of an ensemble can't be an 'answer'")
-    quorum = config.quorum or len(looked)
-    # Where some don't run and others do, it fails, or has enough of them: its outputs are missing where none runs.
+    # Where some that it needs don't run and others do, it fails: its outputs are missing where none runs.
     may_skip = all(each.may_skip for each in looked)
     if config.combine == "collect":
         names = [member.name for member in config.members]
@@ -62,7 +61,8 @@ def ensemble_gives(
     stacks = {key: _stacked(key, known, note) for key, known in columns.items()}
     how = config.combine
     if isinstance(how, CombineConfig) and how.function is not None:
-        rows = -1 if quorum < len(looked) else len(looked)
+        is_whole = config.quorum == len(looked) or all(config.needs(index) for index in range(len(looked)))
+        rows = len(looked) if is_whole else -1
         signature = function_signature(how.function)
         _check_function(how.function, signature, stacks, rows, None if is_open else note)
         return called(signature, may_skip=may_skip)

@@ -249,8 +249,16 @@ class EnsembleConfig(_Strict):
         "MEMBER.OUTPUT), or a map with 'weights' or 'function'.",
     )
     quorum: Integer | None = Field(
-        default=None, ge=1, description="So many members are enough, where others fail. Left out, all are needed."
+        default=None,
+        ge=1,
+        description="So many members are enough, where others fail. Left out, all are needed but those that are "
+        "'optional' or have a 'when'.",
     )
+
+    def needs(self, index: int) -> bool:
+        """Whether there is no answer without that of a member."""
+        member = self.members[index]
+        return self.quorum is None and not member.optional and member.when is None
 
     @model_validator(mode="after")
     def _fits(self) -> EnsembleConfig:

@@ -24,6 +24,7 @@ class CompiledSource:
 
     Attributes:
         references: the tensors that it is made of.
+        parts: the same, as often as each is a part of it.
         parameters: the request's parameters that it reads.
         plain: its only reference, where it gives that tensor as it is.
     """
@@ -36,6 +37,7 @@ class CompiledSource:
         reference = frozenset(() if config.from_ is None else (config.from_,))
         parameter = frozenset(() if config.parameter is None else (config.parameter,))
         self.references: frozenset[str] = reference.union(*(part.references for part in self._parts))
+        self.parts: tuple[str, ...] = (*reference, *(name for part in self._parts for name in part.parts))
         self.parameters: frozenset[str] = parameter.union(*(part.parameters for part in self._parts))
         self._index = None if config.select is None else config.index()
         self._changes = any(each is not None for each in (config.select, config.transpose, config.reshape, config.cast))

@@ -209,6 +209,8 @@ async def test_an_ensemble_goes_on_without_steps_that_are_not_hard(host: FakeHos
     model = await load(host, soft.replace(", dependency: Hard}", "}", 1))
     with pytest.raises(ModelFailed, match="no such breed"):
         await ask(model, 9)
+    model = await load(host, soft.replace("breed, dependency: Hard}", "breed}"))
+    assert await ask(model, 9) == {"one.label": ["dog"]}
     only = "    root: {routerType: Ensemble, steps: [{serviceName: breed}]}\n"
     with pytest.raises(ModelFailed, match="no such breed"):
         await ask(await load(host, only), 9)

@@ -32,7 +32,8 @@ class Ensemble(Step):
         assert config.ensemble is not None
         self._members = tuple(members)
         self._how = config.ensemble.combine
-        self._quorum = config.ensemble.quorum or len(members)
+        self._needed = frozenset(index for index in range(len(members)) if config.ensemble.needs(index))
+        self._quorum = config.ensemble.quorum or 1
         self.takes_graph_inputs = all(member.takes_graph_inputs for member in members)
 
     def inner(self) -> Iterator[Step]:
@@ -49,7 +50,7 @@ class Ensemble(Step):
                 answers[index] = await member.run(scope)
             except StepFailed as failure:
                 failures.append(failure)
-                if len(self._members) - len(failures) < self._quorum:
+                if index in self._needed or len(self._members) - len(failures) < self._quorum:
                     raise
 
         async with side_by_side() as group:
@@ -58,6 +59,9 @@ class Ensemble(Step):
         there = [index for index, answer in enumerate(answers) if answer is not None]
         if not there:
             return None, "no member has run"
+        if lacking := sorted(self._needed.difference(there)):
+            names = ", ".join(self._members[index].name for index in lacking)
+            raise ModelFailed(f"{names} didn't run, and is needed; let it be 'optional', or set a 'quorum'")
         if len(there) < self._quorum:
             raise ModelFailed(
                 f"{len(there)} of its {len(self._members)} members have answered, and {self._quorum} must"

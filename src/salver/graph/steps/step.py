@@ -257,7 +257,7 @@ async def gather(sources: Mapping[str, CompiledSource], scope: Scope) -> dict[st
         array.nbytes
         for source in sources.values()
         if source.plain is None
-        for reference in source.references
+        for reference in source.parts
         if (array := tensor(reference)) is not None
     )
     if size > _OFF_LOOP:
