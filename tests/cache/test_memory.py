@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from gates import until
 
 from salver.cache.memory import ProcessMemory, machine_bytes
 from salver.cache.memory_budget import MemoryBudget
+from salver.cache.reservations import Reservations
 
 ALL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -154,3 +159,29 @@ def test_processes_count_with_what_they_take() -> None:
     budget.release(reservation)
     budget.release(reservation)
     assert (budget.room(), budget.tenant_bytes("acme"), budget.known_bytes()) == (900, 0, 0)
+
+
+async def test_memory_goes_back_once_loading_and_closing_have_come_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("salver.cache.reservations._BALANCE_SECONDS", 0.001)
+    trimmed: list[int] = []
+
+    class Memory(ProcessMemory):
+        def trim(self) -> None:
+            trimmed.append(1)
+
+    budget = MemoryBudget(1000, used=lambda: 0)
+    reservations = Reservations({"cpu": budget}, memory=Memory())
+    loading = budget.reserve(100)
+    looking_after = asyncio.create_task(reservations.balance())
+    gone: Any = SimpleNamespace(usage=object(), budget=None, reservation=None)
+    reservations.retire(gone, evicted=True)
+    await asyncio.sleep(0.05)
+    assert not trimmed, "it is being closed"
+    reservations.release(gone)
+    await asyncio.sleep(0.05)
+    assert not trimmed, "another is being loaded"
+    budget.release(loading)
+    await until(lambda: bool(trimmed))
+    await asyncio.sleep(0.05)
+    assert trimmed == [1], "there was nothing more to give back"
+    looking_after.cancel()

@@ -161,6 +161,7 @@ def test_the_other_server_is_killed_amid_requests(pair: tuple[Server, Server], t
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(keep_asking, range(4)))
+    second.kill()  # it is dead: this takes note of it
     assert set(answers) == {4.0}
     assert len(failures) <= 8  # those on the way: whether the other has answered them nobody knows
     assert all("step '" in failure and "broke off" in failure for failure in failures), failures

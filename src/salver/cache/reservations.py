@@ -96,6 +96,9 @@ class Reservations:
         self._changed = asyncio.Event()
         self._waiting = 0
         self._closing = 0
+        self._closed = 0
+        self._closed_before = 0
+        self._closed_and_trimmed = 0
         self._uses_before = 0
 
     async def reserve(self, spec: ModelSpec, offer: Offer | None) -> Reserved | None:
@@ -162,6 +165,7 @@ class Reservations:
     def release(self, loaded: LoadedVersion) -> None:
         """A version was closed."""
         self._closing -= 1
+        self._closed += 1
         budget, reservation = loaded.budget, loaded.reservation
         if budget is not None and reservation is not None:
             budget.release(reservation)
@@ -221,6 +225,17 @@ class Reservations:
                     await self._balance(device, budget)
                 except Exception:  # noqa: BLE001  the next look may go better, and serving goes on
                     _log.exception("looking after the memory budget failed")
+            await self._trim_at_rest()
+
+    async def _trim_at_rest(self) -> None:
+        """Once loading and closing has come to rest, what closed versions have left goes back to the system."""
+        is_at_rest = self._closed == self._closed_before and not self._closing
+        self._closed_before = self._closed
+        if is_at_rest and self._closed != self._closed_and_trimmed:
+            if any(budget.loads for budget in self.budgets.values()):
+                return
+            self._closed_and_trimmed = self._closed
+            await self._trim()
 
     async def _balance(self, device: str, budget: MemoryBudget) -> None:
         if budget.loads or budget.lacking(0) <= 0:
